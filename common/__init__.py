@@ -1,0 +1,1 @@
+"""What two or more papers share: runs, claims, data, training loops, plotting."""
