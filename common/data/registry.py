@@ -341,8 +341,8 @@ _ALL = (
         _CIFAR_LICENCE,
         _CIFAR_CITATION,
         _CIFAR_HOME,
-        deviation="CIFAR-10 degraded by JPEG (quality 75, 4:2:0; 30.5 dB mean PSNR against the original); the "
-        "test images stand class by class, not in the official order",
+        deviation="CIFAR-10 degraded by JPEG (quality 75, 4:2:0; 30.5 dB mean PSNR against the original); "
+        "the test images stand class by class, not in the official order",
     ),
     DataSet(
         "cifar10-png4k",
