@@ -1,14 +1,12 @@
-"""What a training loop needs of a run: somewhere to log, to keep its state, and to find it again."""
+"""Between a training loop and a run: where to log and to keep state, and what training hands back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Arrays", "Recorder"]
-
-Arrays = Mapping[str, np.ndarray]
-"""A flat state: names (slashes separate levels) to arrays."""
+__all__ = ["Outcome", "Recorder"]
 
 
 class Recorder(Protocol):
@@ -17,8 +15,8 @@ class Recorder(Protocol):
     def log(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
         """Append one line to the run's metrics stream; `step` counts finished steps."""
 
-    def save(self, step: int, state: Arrays) -> None:
-        """Keep `state` as the last good checkpoint, atomically."""
+    def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
+        """Keep `state` (flat: names to arrays) as the last good checkpoint, atomically."""
 
     def restore(self) -> tuple[int, dict[str, np.ndarray]] | None:
         """The last good checkpoint as (finished steps, state), or None for a fresh start."""
@@ -28,3 +26,15 @@ class Recorder(Protocol):
 
     def due(self) -> bool:
         """Whether enough time has passed since the last checkpoint to write another."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment's `train(config, seeds, run)` returns."""
+
+    metrics: Mapping[str, Sequence[float]]
+    """Final metrics: name to one number per seed, in the order of the seeds."""
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What figures need beyond the metrics: kept as `arrays.npz`."""
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The trained parameters: kept as `checkpoint/final.safetensors`."""

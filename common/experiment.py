@@ -1,0 +1,214 @@
+"""One experiment by hand: what `python -m papers.<paper>` does. Needs only the scientific packages."""
+
+import argparse
+import importlib
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from common import atomic, runs, spec
+from common.device import cores, describe, peak_memory, set_precision, set_threads
+from common.errors import RefigureError, suggest
+from common.progress import Progress
+from common.seeding import deterministic
+from common.spec import SCALES, PlannedRun
+
+__all__ = ["main"]
+
+
+def main(paper: str, arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; returns the exit status."""
+    options = _parser(paper).parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        for plan in _planned(paper, options):
+            folder = options.out or spec.root() / "runs" / plan.identity.path
+            if options.dry_run:
+                print(folder)
+                continue
+            execute(plan, Path(folder), options)
+    except RefigureError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if not atomic.is_full(error):
+            raise
+        print(
+            f"error: disk full ({error.filename or 'no file named'}): free some space and run again",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None:
+    """Train `plan` in `folder`, from its last checkpoint if there is one; nothing to do if it is done.
+
+    Raises:
+        RefigureError: Whatever keeps it from ending; the last good checkpoint stays.
+    """
+    key = plan.identity.key
+    if options.key is not None and options.key != key:
+        raise RefigureError(
+            f"{plan.identity}: the key is {key}, not {options.key}: code or settings changed since this was planned; "
+            "start the build again"
+        )
+    with runs.holding(folder, wait=options.wait):
+        if runs.is_done(folder, key):
+            print(f"{plan.identity}: done already", file=sys.stderr)
+            return
+        if not options.resume:
+            for name in (runs.RESUME, Path("metrics.jsonl")):
+                (folder / name).unlink(missing_ok=True)
+        threads = options.threads or plan.threads
+        provenance: dict[str, Any] = {"threads": set_threads(threads), "determinism": deterministic()}
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        progress = Progress(f"{plan.identity.variant} {plan.identity.seeds_name}", options.quiet)
+        run = runs.Run(plan, folder, progress, every=options.checkpoint_every)
+        run.begin()
+        module = importlib.import_module(plan.module)
+        provenance["precision"] = set_precision(getattr(plan.config, "precision", "fp32"))
+        try:
+            outcome = module.train(plan.config, plan.identity.seeds, run)
+        finally:
+            progress.close()
+        provenance |= {
+            "revision": _revision(),
+            "code": plan.identity.code,
+            "data": plan.identity.data,
+            "machine": describe(),
+            "device": _device(),
+            "platform": platform.platform(),
+            "started": started,
+            "peak_memory": {"host": peak_memory("host"), "device": peak_memory("device")},
+        }
+        run.finish(outcome, provenance)
+    shown = ", ".join(f"{name} {sum(v) / len(v):.4g}" for name, v in list(outcome.metrics.items())[:3])
+    print(f"{plan.identity}: {shown}", file=sys.stderr)
+
+
+def _parser(paper: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m papers.{paper}",
+        description=f"Train runs of {paper}. Without --experiment, --variant or --seed: all that the scale has.",
+    )
+    parser.add_argument("--experiment", help="which experiment")
+    parser.add_argument("--variant", help="which variant")
+    parser.add_argument("--scale", default="cpu", help="smoke, cpu (default) or paper")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="a seed, trained on its own; may be repeated"
+    )
+    parser.add_argument("--seeds", help="seeds trained as one batch, such as 0-4 or 0,2,5")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the run (default: its place in runs/)"
+    )
+    parser.add_argument("--key", help="stop unless the run has this key")
+    parser.add_argument(
+        "--no-resume", dest="resume", action="store_false", help="ignore an earlier checkpoint"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", default=True, help="go on from a checkpoint (the default)"
+    )
+    parser.add_argument(
+        "--wait", action="store_true", help="wait for another process that trains the same run"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as the experiment declares)")
+    parser.add_argument(
+        "--checkpoint-every", type=float, default=runs.SECONDS_BETWEEN_CHECKPOINTS, metavar="SECONDS"
+    )
+    parser.add_argument("--quiet", action="store_true", help="plain lines instead of a bar")
+    parser.add_argument("--dry-run", action="store_true", help="print the folders of the runs and stop")
+    return parser
+
+
+def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
+    """The runs that the options name."""
+    if options.scale not in SCALES:
+        raise RefigureError(f"no scale {options.scale!r}; {suggest(options.scale, SCALES)}")
+    if options.threads is not None and options.threads < 1:
+        raise RefigureError(f"--threads {options.threads}: at least 1 is needed")
+    room = spec.load(paper)
+    if options.experiment is not None:
+        spec.find(room.experiments, options.experiment, "experiment", paper)
+    if options.seed and options.seeds:
+        raise RefigureError(
+            "--seed and --seeds were both given: --seed trains one by one, --seeds as one batch"
+        )
+    planned = []
+    for name, experiment in room.experiments.items():
+        if options.experiment not in (None, name):
+            continue
+        scale = spec.find(experiment.scales, options.scale, "scale", f"{paper}/{name}")
+        if options.variant is not None:
+            spec.find(experiment.variants, options.variant, "variant", f"{paper}/{name}")
+        batches = [(seed,) for seed in options.seed] if options.seed else scale.batches()
+        if options.seeds:
+            batches = [_seed_range(options.seeds)]
+        for variant in [options.variant] if options.variant else scale.variants or experiment.variants:
+            planned += [
+                spec.plan_run(paper, name, variant, options.scale, batch, options.set) for batch in batches
+            ]
+    if options.out is not None and len(planned) != 1:
+        raise RefigureError(
+            f"--out names one folder, but {len(planned)} runs were asked for: "
+            "name --experiment, --variant and one --seed or --seeds"
+        )
+    return planned
+
+
+def _seed_range(text: str) -> tuple[int, ...]:
+    """`0-4` or `0,2,5` as numbers.
+
+    Raises:
+        RefigureError: Anything else.
+    """
+    try:
+        if "-" in text:
+            first, last = (int(part) for part in text.split("-"))
+            seeds = tuple(range(first, last + 1))
+        else:
+            seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise RefigureError(f"--seeds {text}: expected a range such as 0-4 or a list such as 0,2,5")
+    return seeds
+
+
+def _revision() -> dict[str, Any]:
+    """The git revision and whether tracked files differ from it; empty outside of a checkout."""
+    folder = spec.root()
+    try:
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=folder, capture_output=True, text=True, check=True, timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git": revision.stdout.strip(), "dirty": bool(changed.stdout.strip())}
+
+
+def _device() -> str:
+    """Where the frameworks that were used computed."""
+    if (jax := sys.modules.get("jax")) is not None:
+        return str(jax.devices()[0].device_kind)
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU, {cores()} cores"
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,39 @@
+"""What a report is made of, without making it; light, for the workflow's every start."""
+
+import hashlib
+
+from common import claims, spec
+from common.config import canonical, to_dict
+from common.digest import code_digest, code_manifest
+
+__all__ = ["FORMATS", "digest_of_drawing", "output_names"]
+
+FORMATS = ("png", "pdf", "csv")
+TABLES = ("claims.csv", "claims.json", "metrics.json", "provenance.json")
+
+
+def output_names(paper: str) -> list[str]:
+    """Every file of `results/<paper>/`, relative to it."""
+    figures = [f"figures/{name}.{kind}" for name in spec.load(paper).figures for kind in FORMATS]
+    return ["index.html", *TABLES, *figures]
+
+
+def digest_of_drawing(paper: str, scale: str) -> str:
+    """64 hex digits that change when what draws a paper does: code by meaning, spec and claims by content.
+
+    Raises:
+        RefigureError: A fault in the spec, the claims or the code.
+    """
+    room, folder = spec.load(paper), spec.root()
+    modules = sorted(
+        {figure.draw.partition(":")[0] for figure in room.figures.values()} | {"common.report.build"}
+    )
+    templates = sorted((folder / "common" / "report" / "templates").iterdir())
+    content = [
+        scale,
+        to_dict(room),
+        to_dict(claims.load(paper)),
+        [code_digest(code_manifest(folder, module)) for module in modules],
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in templates if path.is_file()],
+    ]
+    return hashlib.sha256(canonical(content).encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""One look for all figures: seaborn theme, colour-blind safe palette, and files that are the same every time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from common import atomic
+
+__all__ = ["PALETTE", "PUBLISHED", "Drawing", "apply", "save"]
+
+PALETTE = sns.color_palette("colorblind")
+PUBLISHED = {"color": "0.15", "marker": "D", "markerfacecolor": "none", "linestyle": "none", "markersize": 6}
+"""How a published value is drawn: an open diamond."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a paper's figure function returns."""
+
+    figure: Figure
+    """The picture."""
+    table: pd.DataFrame
+    """The numbers behind it, one row a mark."""
+    runs: Sequence[str]
+    """The runs it was drawn from."""
+    notes: Sequence[str] = field(default_factory=tuple)
+    """Sentences for the caption that come from the numbers."""
+
+
+def apply() -> None:
+    """Set the theme; called once before any figure is drawn."""
+    sns.set_theme(
+        context="paper",
+        style="ticks",
+        palette="colorblind",
+        rc={
+            "figure.dpi": 100,
+            "savefig.dpi": 200,
+            "font.family": "DejaVu Sans",
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "refigure",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        },
+    )
+
+
+def save(drawing: Drawing, stem: Path) -> None:
+    """Write `<stem>.png`, `.pdf` and `.csv`; the same drawing gives the same bytes.
+
+    The keys of its runs stand in small print below the picture.
+    """
+    keys = sorted({run.rpartition("-")[2] for run in drawing.runs})
+    lines = ["runs " + " ".join(keys[i : i + 10]) for i in range(0, len(keys), 10)]
+    drawing.figure.text(
+        0.995,
+        -0.005,
+        "\n".join(lines),
+        ha="right",
+        va="top",
+        fontsize=4.5,
+        color="0.55",
+        family="DejaVu Sans Mono",
+    )
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
+        buffer = BytesIO()
+        drawing.figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.06, metadata=metadata)
+        atomic.write_bytes(stem.with_suffix(f".{kind}"), buffer.getvalue())
+    plt.close(drawing.figure)
+    text = StringIO()
+    drawing.table.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+    atomic.write_text(stem.with_suffix(".csv"), text.getvalue())

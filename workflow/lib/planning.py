@@ -1,0 +1,140 @@
+"""What the rules ask: papers, runs, outputs. Reads specs only; no torch, no jax, no paper's method."""
+
+import fcntl
+import hashlib
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snakemake.exceptions import WorkflowError
+
+from common import spec
+from common.errors import RefigureError, suggest
+from common.report.inputs import digest_of_drawing, output_names
+
+__all__ = [
+    "checked",
+    "drawing_digest",
+    "hold_build",
+    "options_of",
+    "outputs",
+    "planned_runs",
+    "unknown_paper",
+]
+
+_held: list[int] = []
+"""The lock of this build; the system frees it when the process ends, however it ends."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as the scheduler sees it."""
+
+    path: str
+    paper: str
+    experiment: str
+    variant: str
+    seeds: str
+    scale: str
+    threads: int
+    gpus: int
+    memory: int
+    """MB."""
+    minutes: int
+
+
+def checked(config: Mapping[str, Any]) -> tuple[list[str], str]:
+    """The papers and the scale that the configuration asks for."""
+    known = {"scale", "papers"}
+    for key in config:
+        if key not in known:
+            raise WorkflowError(f"--config {key}: unknown key; {suggest(key, known)}")
+    scale, wanted = config["scale"], list(config["papers"] or spec.papers())
+    if scale not in spec.SCALES:
+        raise WorkflowError(f"--config scale={scale}: no such scale; {suggest(str(scale), spec.SCALES)}")
+    for paper in wanted:
+        if paper not in spec.papers():
+            raise WorkflowError(unknown_paper(paper))
+    return wanted, scale
+
+
+def unknown_paper(name: str) -> str:
+    """The line for a target that is no paper."""
+    return f"no paper {name!r}; {suggest(name, spec.papers())}"
+
+
+def planned_runs(paper: str, scale: str) -> list[Job]:
+    """The runs of a paper at a scale."""
+    try:
+        return [_job(plan) for plan in spec.plan(paper, scale)]
+    except RefigureError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def _job(plan: spec.PlannedRun) -> Job:
+    cost = plan.expected
+    return Job(
+        path=f"runs/{plan.identity.path.as_posix()}",
+        paper=plan.identity.paper,
+        experiment=plan.identity.experiment,
+        variant=plan.identity.variant,
+        seeds=",".join(map(str, plan.identity.seeds)),
+        scale=plan.scale,
+        threads=plan.threads,
+        gpus=plan.gpus,
+        memory=int(1.5 * cost.memory) if cost else 2000,
+        minutes=max(10, int(5 * cost.seconds / 60)) if cost else 120,
+    )
+
+
+def options_of(job: Job) -> str:
+    """The options of `python -m papers.<paper>` that train a job's run."""
+    options = {"experiment": job.experiment, "variant": job.variant, "scale": job.scale, "seeds": job.seeds}
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
+
+
+def outputs(paper: str) -> list[str]:
+    """Files of `results/<paper>/`."""
+    try:
+        return output_names(paper)
+    except RefigureError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def drawing_digest(paper: str, scale: str) -> str:
+    """A file that changes exactly when the meaning of what draws a paper does: code, claims, spec.
+
+    Snakemake compares it by content, so that an edited comment re-draws nothing.
+    """
+    try:
+        text = digest_of_drawing(paper, scale) + "\n"
+    except RefigureError as error:
+        raise WorkflowError(str(error)) from None
+    path = Path(".snakemake") / "refigure" / f"{paper}.digest"
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(text)
+        os.replace(part, path)
+    return path.as_posix()
+
+
+def hold_build(folder: str) -> None:
+    """Hold the repository against a second build, for as long as this process lives."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:8]
+    path = Path(folder) / ".snakemake" / f"refigure-{name}.lock"
+    path.parent.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise WorkflowError(
+            f"another build works in this folder (pid {holder}): wait for it to end, or stop it first"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    _held.append(descriptor)
