@@ -25,8 +25,8 @@ from common.errors import RefigureError
 
 __all__ = ["flatten", "flatten_jax", "load", "save", "unflatten", "unflatten_jax"]
 
-CHECKSUM = "refigure.sha256"
-"""The metadata entry that `save` adds and `load` takes away again."""
+ENTRY = "refigure"
+"""The file's one metadata entry, as JSON (the library writes several in random order): meta and checksum."""
 
 CODES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
@@ -47,7 +47,8 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, str] |
     """
     arrays = {name: _storable(name, array) for name, array in arrays.items()}
     meta = dict(meta or {})
-    payload = safetensors.numpy.save(dict(arrays), {**meta, CHECKSUM: _checksum(arrays, meta)})
+    note = json.dumps({"meta": meta, "sha256": _checksum(arrays, meta)}, sort_keys=True)
+    payload = safetensors.numpy.save(dict(arrays), {ENTRY: note})
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,10 +90,10 @@ def load(
     try:
         arrays = {name: _decode(entry) for name, entry in safetensors.deserialize(payload)}
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        meta = dict(header.get("__metadata__", {}))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        note = json.loads(header.get("__metadata__", {}).get(ENTRY, "{}"))
+        meta, recorded = dict(note.get("meta", {})), note.get("sha256")
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RefigureError(f"{path} is cut short, damaged or no checkpoint ({error}); {remedy}") from error
-    recorded = meta.pop(CHECKSUM, None)
     if recorded is None:
         raise RefigureError(f"{path} has no checksum: damaged, or not written by refigure; {remedy}")
     if recorded != _checksum(arrays, meta):
