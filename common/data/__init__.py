@@ -10,7 +10,7 @@ from common.data.registry import DATASETS, DataSet, RawFile, Source, checksums, 
 
 if TYPE_CHECKING:
     from common.data.decode import load, verify
-    from common.data.fetch import cache_folder, fetch
+    from common.data.fetching import cache_folder, fetch
     from common.data.store import Split
 
 __all__ = [
@@ -28,7 +28,13 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {"load": "decode", "verify": "decode", "fetch": "fetch", "cache_folder": "fetch", "Split": "store"}
+_HOMES = {
+    "load": "decode",
+    "verify": "decode",
+    "fetch": "fetching",
+    "cache_folder": "fetching",
+    "Split": "store",
+}
 
 
 def __getattr__(name: str) -> Any:

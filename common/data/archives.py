@@ -141,3 +141,5 @@ def _tar_members(archive: Path, only: Only | None, budget: list[int]) -> Iterato
             if len(content) != member.size:
                 raise _refusal(archive, name, "is cut short")
             yield name, content
+        while opened.fileobj is not None and opened.fileobj.read(1 << 20):
+            pass  # the compressed stream checks itself at its very end, beyond the last member

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from common.data import files, registry, store
-from common.data.fetch import cache_folder, obtain
-from common.data.fetch import verify as verify_files
+from common.data.fetching import cache_folder, obtain
+from common.data.fetching import verify as verify_files
 from common.data.registry import DataSet, Source
 from common.data.store import Split
 from common.errors import RefigureError, suggest
@@ -51,7 +51,7 @@ def load(name: str, split: str = "train") -> Split:
 
 
 def verify(name: str) -> list[tuple[str, str]]:
-    """`fetch.verify`, and the decoded arrays with it: all are hashed again."""
+    """`fetching.verify`, and the decoded arrays with it: all are hashed again."""
     report = verify_files(name)
     folder = cache_folder(name) / f"decoded-{VERSION}"
     if not folder.is_dir():

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data import files
-from common.data.fetch import fetch
+from common.data.fetching import fetch
 from common.data.registry import DATASETS, RawFile, get
 
 __all__ = ["adopt", "texts", "write"]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -174,7 +175,10 @@ def lock(folder: Path) -> Iterator[None]:
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         for left in folder.glob(".*.part"):
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)

@@ -50,7 +50,11 @@ class Writer:
     def empty(self, split: str, name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:
         """An array on disk for the decoder to fill; call `done` afterwards."""
         path = self.folder / f"{split}-{name}.npy"
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        opened = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process at some later store
+            with path.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        return opened
 
     def done(self, split: str, name: str, filled: np.memmap) -> None:
         """Close an array from `empty`: flush it and record its checksum."""
@@ -125,7 +129,7 @@ def read_split(folder: Path, record: Mapping[str, Any], split: str) -> Split:
 def replace_folder(fresh: Path, target: Path) -> None:
     """Move a finished folder into place; what stood there goes."""
     if target.exists():
-        old = target.with_name(f".{target.name}.old")
+        old = target.with_name(f".{target.name}.old.part")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
         shutil.rmtree(old, ignore_errors=True)

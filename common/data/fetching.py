@@ -15,6 +15,7 @@ from common.errors import RefigureError
 
 __all__ = ["cache_folder", "fetch", "obtain", "verify"]
 
+NOT_THERE = "the server answered 404"
 TRIES = 3
 PAUSE = 1.0
 """Seconds before the second try of a URL; doubles each time."""
@@ -143,8 +144,8 @@ def _from_local(
             record.add(raw)
             return True
         rejected.append(f"{place} ({wrong})")
-        if "://" not in place:
-            files.log.warning("%s is damaged (%s): not used", place, wrong)
+        if wrong != NOT_THERE:
+            files.log.warning("%s is not used: %s", place, wrong)
     return False
 
 
@@ -201,7 +202,7 @@ def _from_url(url: str, raw: RawFile, folder: Path, tries: int = TRIES) -> str |
                 return None
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 0
-            wrong = f"the server answered {status}"
+            wrong = NOT_THERE if status == 404 else f"the server answered {status}"
             if 400 <= status < 500 and status not in (408, 429):
                 return wrong
         except (requests.RequestException, ValueError) as error:

@@ -1,0 +1,468 @@
+"""Fetching: the order of places, verification, and every way in which it can go wrong."""
+
+import builtins
+import errno
+import hashlib
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.data import dvcfiles, fetching, files, registry
+from common.data.registry import DataSet, RawFile, Source
+from common.errors import RefigureError
+
+ROOT = Path(__file__).parents[1]
+CONTENT = bytes(range(256)) * 40
+NAME = "toy.bin"
+
+
+def raw_file(urls: tuple[str, ...] = (), content: bytes = CONTENT) -> RawFile:
+    return RawFile(
+        NAME, urls, hashlib.sha256(content).hexdigest(), hashlib.md5(content).hexdigest(), len(content)
+    )
+
+
+def toy(*sources: Source) -> DataSet:
+    return DataSet("toy", "a toy", sources, ("train",), "none", "none", "http://127.0.0.1/")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder; `requests` lists the paths asked for; `failures` answers that many with status 503."""
+
+    def __init__(self, folder: Path) -> None:
+        self.requests: list[str] = []
+        self.failures = 0
+        server = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args: object) -> None:
+                super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+
+            def do_GET(self) -> None:
+                server.requests.append(self.path)
+                if server.failures:
+                    server.failures -= 1
+                    self.send_error(503)
+                else:
+                    super().do_GET()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "www"
+    folder.mkdir()
+    running = Server(folder)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache and mirror, no repository around, and no waiting between tries."""
+    monkeypatch.setenv("REFIGURE_DATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("REFIGURE_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror" / "toys").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(fetching, "PAUSE", 0.0)
+    return tmp_path / "cache" / "toy"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy's file in a mirror; the set has no other home."""
+    monkeypatch.setitem(registry.DATASETS, "toy", toy(Source((raw_file(),), "idx", "toys")))
+    path = tmp_path / "mirror" / "toys" / NAME
+    path.write_bytes(CONTENT)
+    return path
+
+
+def use_url(monkeypatch: pytest.MonkeyPatch, *urls: str) -> None:
+    monkeypatch.setitem(registry.DATASETS, "toy", toy(Source((raw_file(urls),), "idx", "toys")))
+
+
+def leftovers(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir() if path.name.endswith(".part"))
+
+
+def closed_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+# --- places, in their order
+
+
+def test_from_a_mirror_folder_then_from_the_cache(mirror: Path, cache: Path) -> None:
+    assert fetching.fetch("toy") == {NAME: cache / NAME}
+    assert (cache / NAME).read_bytes() == CONTENT
+    mirror.unlink()
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert leftovers(cache) == []
+
+
+def test_a_second_call_does_not_hash_again(
+    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetching.fetch("toy")
+    monkeypatch.setattr(files, "fault", lambda *_: pytest.fail("hashed a file that is known to be whole"))
+    fetching.fetch("toy")
+
+
+def test_a_touched_file_is_hashed_again(mirror: Path, cache: Path) -> None:
+    fetching.fetch("toy")
+    changed = bytes(reversed(CONTENT))
+    (cache / NAME).write_bytes(changed)
+    os.utime(cache / NAME, ns=(1, 1))
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert (cache / f"{NAME}.corrupt").read_bytes() == changed
+
+
+def test_from_a_mirror_url(
+    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "www" / "toys").mkdir()
+    (tmp_path / "www" / "toys" / NAME).write_bytes(CONTENT)
+    monkeypatch.setenv("REFIGURE_MIRROR", server.url + "/")
+    use_url(monkeypatch, closed_port() + "/never")
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert server.requests == [f"/toys/{NAME}"]
+
+
+def test_from_the_data_folder_of_the_repository_around(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_url(monkeypatch, closed_port() + "/never")
+    placed = tmp_path / "repo" / "data" / "toys" / NAME
+    placed.parent.mkdir(parents=True)
+    placed.write_bytes(CONTENT)
+    (tmp_path / "repo" / ".git").mkdir()
+    (tmp_path / "repo" / "papers").mkdir()
+    monkeypatch.chdir(tmp_path / "repo" / "papers")
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+
+
+def test_from_an_official_url(
+    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "www" / NAME).write_bytes(CONTENT)
+    use_url(monkeypatch, f"{server.url}/{NAME}")
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+
+
+def test_put_by_hand_into_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_url(monkeypatch, closed_port() + "/never")
+    cache.mkdir(parents=True)
+    (cache / NAME).write_bytes(CONTENT)
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+
+
+def test_an_exact_repacking_serves_when_it_is_near(
+    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official = Source((RawFile("official.zip", (closed_port() + "/never",), "0" * 64),), "idx", "toys")
+    packing = Source((raw_file(),), "other", "toys")
+    monkeypatch.setitem(registry.DATASETS, "toy", toy(official, packing))
+    source, paths = fetching.obtain("toy")
+    assert source is packing
+    assert list(paths) == [NAME]
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("damage", [CONTENT[:100], b"", CONTENT[:-1] + b"?", CONTENT + b"?"])
+def test_damaged_cache_is_named_set_aside_and_fetched_again(
+    damage: bytes, mirror: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.mkdir(parents=True)
+    (cache / NAME).write_bytes(damage)
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert (cache / f"{NAME}.corrupt").read_bytes() == damage
+    (warning,) = caplog.messages
+    assert str(cache / NAME) in warning
+    assert f"{NAME}.corrupt" in warning
+
+
+def test_damaged_mirror_is_named_and_the_url_serves(
+    mirror: Path,
+    cache: Path,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mirror.write_bytes(CONTENT[:-1] + b"?")
+    (tmp_path / "www" / NAME).write_bytes(CONTENT)
+    use_url(monkeypatch, f"{server.url}/{NAME}")
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert any(str(mirror) in message for message in caplog.messages)
+    assert mirror.exists(), "a mirror is not ours to change"
+
+
+def test_wrong_file_at_one_url_and_the_right_one_at_the_next(
+    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "www" / "bad").write_bytes(CONTENT[::-1])
+    (tmp_path / "www" / "good").write_bytes(CONTENT)
+    use_url(monkeypatch, f"{server.url}/missing", f"{server.url}/bad", f"{server.url}/good")
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert server.requests.count("/missing") == 1, "a 404 is not tried again"
+
+
+def test_a_busy_server_is_asked_again(
+    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "www" / NAME).write_bytes(CONTENT)
+    server.failures = 2
+    use_url(monkeypatch, f"{server.url}/{NAME}")
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+
+
+def test_when_all_fails_the_line_names_urls_and_the_place(
+    mirror: Path, cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.write_bytes(b"damaged")
+    (tmp_path / "www" / "bad").write_bytes(CONTENT[::-1])
+    urls = (f"{server.url}/bad", f"{server.url}/missing", closed_port() + "/off")
+    use_url(monkeypatch, *urls)
+    with pytest.raises(RefigureError) as caught:
+        fetching.fetch("toy")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        *urls,
+        str(mirror),
+        str(cache / NAME),
+        "404",
+        "no connection",
+        hashlib.sha256(CONTENT).hexdigest(),
+    ):
+        assert part in message
+    assert not (cache / NAME).exists()
+    assert leftovers(cache) == []
+
+
+def test_a_set_that_only_mirrors_hold_says_so(mirror: Path, cache: Path) -> None:
+    mirror.unlink()
+    with pytest.raises(RefigureError, match="REFIGURE_MIRROR"):
+        fetching.fetch("toy")
+
+
+def test_without_pooch_a_mirror_works_and_a_download_says_what_it_needs(
+    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without_pooch(name: str, *args: object, **kwargs: object) -> object:
+        if name == "pooch":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_pooch)
+    fetching.fetch("toy")
+    shutil.rmtree(cache)
+    mirror.unlink()
+    use_url(monkeypatch, closed_port() + "/x")
+    with pytest.raises(RefigureError, match="needs the package pooch"):
+        fetching.fetch("toy")
+    monkeypatch.delenv("REFIGURE_DATA")
+    assert fetching.cache_folder("toy").parts[-2:] == ("refigure", "toy")
+
+
+# --- interruption, full disks, company
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(
+    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: object, target: object, length: int = 0) -> None:
+        target.write(CONTENT[:500])  # type: ignore[attr-defined]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", full)
+        with pytest.raises(RefigureError, match=r"no space left in .*toy.*REFIGURE_DATA"):
+            fetching.fetch("toy")
+    assert leftovers(cache) == []
+    assert not (cache / NAME).exists()
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+
+
+def test_full_disk_while_downloading(
+    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "www" / NAME).write_bytes(CONTENT)
+    use_url(monkeypatch, f"{server.url}/{NAME}")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RefigureError, match="no space left"):
+        fetching.fetch("toy")
+    assert leftovers(cache) == []
+
+
+def test_interrupted_then_repeated(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(source: object, target: object, length: int = 0) -> None:
+        target.write(CONTENT[:500])  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetching.fetch("toy")
+    assert leftovers(cache) == []
+    assert not (cache / NAME).exists()
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+
+
+def test_what_a_killed_process_left_is_removed(mirror: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / f".{NAME}.1234.part").write_bytes(CONTENT[:10])
+    (cache / ".decoded-1.part").mkdir()
+    (cache / ".decoded-1.part" / "half.npy").write_bytes(b"half")
+    fetching.fetch("toy")
+    assert leftovers(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("REFIGURE_DATA", str(tmp_path / "file"))
+    with pytest.raises(RefigureError, match="cannot write to the data cache"):
+        fetching.fetch("toy")
+
+
+CHILD = """
+import sys
+from common.data import fetching, files, registry
+from common.data.registry import DataSet, RawFile, Source
+size, sha = int(sys.argv[1]), sys.argv[2]
+raw = RawFile("toy.bin", (), sha, None, size)
+registry.DATASETS["toy"] = DataSet("toy", "", (Source((raw,), "idx", "toys"),), ("train",), "", "", "")
+copies, real = [], fetching._copy
+def counted(origin, stream):
+    copies.append(origin)
+    real(origin, stream)
+fetching._copy = counted
+assert files.fault(fetching.fetch("toy")["toy.bin"], raw) is None
+print(len(copies))
+"""
+
+
+def test_two_processes_at_once_copy_it_once(mirror: Path, cache: Path) -> None:
+    content = CONTENT * 2000
+    mirror.write_bytes(content)
+    command = [sys.executable, "-c", CHILD, str(len(content)), hashlib.sha256(content).hexdigest()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    children = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    copies = [int(child.communicate(timeout=60)[0]) for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert sorted(copies) == [0, 1]
+    assert (cache / NAME).read_bytes() == content
+
+
+# --- verification
+
+
+def test_verify_hashes_even_what_is_on_record(mirror: Path, cache: Path) -> None:
+    assert fetching.verify("toy") == [(NAME, "missing")]
+    fetching.fetch("toy")
+    assert fetching.verify("toy") == [(NAME, "ok")]
+    stat = (cache / NAME).stat()
+    (cache / NAME).write_bytes(CONTENT[:-1] + b"?")
+    os.utime(cache / NAME, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    ((_, status),) = fetching.verify("toy")
+    assert status.startswith("damaged: sha256")
+    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT, "what verify found, fetch mends"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_truncation_or_flipped_bit_is_detected(tmp_path: Path, data: st.DataObject) -> None:
+    content = data.draw(st.binary(min_size=1, max_size=300))
+    raw = raw_file(content=content)
+    path = tmp_path / NAME
+    path.write_bytes(content)
+    assert files.fault(path, raw) is None
+    if data.draw(st.booleans()):
+        path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    else:
+        bit = data.draw(st.integers(0, 8 * len(content) - 1))
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+    sizeless = RawFile(NAME, (), raw.sha256)
+    only_md5 = RawFile(NAME, (), None, raw.md5)
+    assert all(files.fault(path, known) for known in (raw, sizeless, only_md5))
+
+
+# --- DVC
+
+
+def dvc(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dvc", *map(str, arguments)]
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_dvc_pulls_from_the_official_home_and_checks(
+    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dvc", reason="dvc is not installed")
+    monkeypatch.setenv("REFIGURE_MIRROR", "")
+    monkeypatch.setattr(
+        dvcfiles, "DATASETS", {"toy": toy(Source((raw_file((f"{server.url}/{NAME}",)),), "idx", "toys"))}
+    )
+    monkeypatch.setitem(registry.DATASETS, "toy", dvcfiles.DATASETS["toy"])
+    root = tmp_path / "repo"
+    subprocess.run(["git", "init", "-q", root], check=True)
+    assert dvc("init", "-q", cwd=root).returncode == 0
+    dvcfiles.write(root / "data")
+    target = root / "data" / "toys" / NAME
+    assert dvc("pull", cwd=root).returncode == 0, "at the root, raw data is not pulled"
+    assert "not in cache" not in dvc("status", cwd=root).stdout
+
+    (tmp_path / "www" / NAME).write_bytes(CONTENT[::-1])
+    assert dvc("--cd", "data", "pull", "-R", "toys", cwd=root).returncode != 0, "a wrong file is refused"
+    assert not target.exists()
+
+    (tmp_path / "www" / NAME).write_bytes(CONTENT)
+    assert dvc("--cd", "data", "pull", "-R", "toys", cwd=root).returncode == 0
+    assert target.read_bytes() == CONTENT
+    assert "up to date" in dvc("--cd", "data", "status", cwd=root).stdout
+
+    target.unlink()
+    shutil.rmtree(root / "data" / ".dvc" / "cache")
+    assert dvcfiles.adopt("toy", root / "data") == [target]
+    assert "up to date" in dvc("--cd", "data", "status", cwd=root).stdout, "clean however the file got there"
