@@ -6,12 +6,22 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Compose", "Transform", "sum_except_batch"]
+__all__ = ["Compose", "Transform", "permute_last", "random_permutation", "sum_except_batch"]
 
 
 def sum_except_batch(x: Tensor) -> Tensor:
     """Sum over all axes but the first: (B, ...) to (B,)."""
     return x.flatten(1).sum(1)
+
+
+def permute_last(x: Tensor, index: Tensor) -> Tensor:
+    """Reorders the last axis of $x$, (B, ..., L), by a permutation per sample, (B, L)."""
+    return x.gather(-1, index.view(x.shape[0], *(1,) * (x.dim() - 2), -1).expand_as(x))
+
+
+def random_permutation(x: Tensor) -> Tensor:
+    """A uniform permutation of the last axis for each sample of (B, ..., L), as (B, L)."""
+    return torch.rand(x.shape[0], x.shape[-1], device=x.device).argsort(-1)
 
 
 class Transform(nn.Module):
@@ -20,8 +30,9 @@ class Transform(nn.Module):
     $$ \log p(x) \simeq \log p(z) + \mathcal V(x, z) + \mathcal E(x, z), \qquad z \sim q(z \mid x) $$
 
     *Inference* (``forward``) goes from data $x$ to latent $z$, *generation* (``inverse``) back. A bijection
-    is deterministic in both, a surjection in one, a stochastic layer in neither direction. No layer writes into
-    its input or branches in Python on a value, so that layers run under ``torch.func`` and can be traced.
+    is deterministic in both, a surjection in one, a stochastic layer in neither direction. No layer writes
+    into its input or branches in Python on a value, so that layers run under ``torch.func`` and can be
+    traced.
 
     Attributes:
         exact: Whether the bound gap $\mathcal E$ is zero, so that $\mathcal V$ is all there is.
