@@ -166,7 +166,7 @@ def _own(leaf: Any) -> jax.Array:
     """A copy of `leaf` that may be donated, of a type as firm as that of an array read from a checkpoint."""
     array = jnp.asarray(leaf)
     if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.lax.convert_element_type(array, array.dtype)  # a weak type would round differently
+        array = jax.lax.convert_element_type(array, array.dtype)  # a weak one rounds differently
     return jnp.copy(array)
 
 
