@@ -11,8 +11,8 @@ How the checksums were established
     omniglot, SHA-256 and size: the TensorFlow Datasets registry; MD5: torchvision's and paddlefsl's loaders.
     omniglot-runs: computed on the file of the authors' repository.
     cifar10: MD5 from the authors' page, SHA-256 and size as two independent loaders pin them.
-    ptb: MD5 as Paddle's loaders pin it, size as a Kaldi recipe does; no SHA-256 is known to us.
-    tiny-imagenet: MD5 as Avalanche's loader pins it, SHA-256 as several independent projects record it.
+    ptb: MD5 as Paddle's loaders pin it, size as three public download scripts check it; no SHA-256 known.
+    tiny-imagenet: MD5 as several public loaders pin it, SHA-256 as several independent projects record it.
     fsdd: GitHub builds the archive on request, so none exists; the decoded samples are pinned instead.
     contents: computed on the decoded arrays (C order, little-endian) or text.
 """
