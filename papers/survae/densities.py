@@ -84,7 +84,7 @@ def _log_checkerboard(x: Tensor) -> Tensor:
     half = x.double() / 2
     x1, x2 = half.unbind(-1)
     dark = ((x2 - x1.floor() % 2) % 2 <= 1) & (half.abs() <= 2).all(-1)
-    return torch.where(dark, -math.log(32), -math.inf).double()
+    return torch.full_like(x1, -math.log(32)).masked_fill(~dark, -math.inf)
 
 
 def _log_corners(x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def _log_corners(x: Tensor) -> Tensor:
     arm = (folded >= 1).all(-1) & (folded <= 4).all(-1)  # an L is the square [1, 4]^2 ...
     low = (folded <= 2).sum(-1)  # ... less the part where neither coordinate is below 2
     # Each arm has probability 1/2 over area 3 in each of 4 quadrants; where both are low, both arms lie.
-    return (low / 24).log().masked_fill(~arm, -math.inf).double()
+    return (low.double() / 24).log().masked_fill(~arm, -math.inf)
 
 
 def _log_eight_gaussians(x: Tensor) -> Tensor:

@@ -277,9 +277,12 @@ def sortflow_small(d: Arrays) -> None:
         layers = [bijections.Permute(2, 1), bijections.Affine(1 / 28, -0.5), surjections.Sort(channel=0)]
         for arrays in numbered(d, "net"):
             net = transformer(part(arrays, "0."), heads)
-            # The dimension-wise net sees a part of the coordinates, the length-wise one all of them.
-            dim = 1 if net.in_linear.in_features < dims else 2
-            layers.append(bijections.AffineCoupling(net, "softplus", dim=dim))
+            # The dimension-wise net sees a part of the coordinates and is followed by their reversal, the
+            # length-wise one sees all of them.
+            if net.in_linear.in_features < dims:
+                layers += [bijections.AffineCoupling(net, "softplus", dim=1), bijections.Reverse(1)]
+            else:
+                layers.append(bijections.AffineCoupling(net, "softplus", dim=2))
         flow = Flow(distributions.StandardNormal((dims, points)), layers)
         close(flow.log_prob(d["x"]), d["log_prob"])
         close(flow.log_prob(d["x"][:, d["perm"]]), d["log_prob"])
