@@ -461,7 +461,7 @@ def test_relu_in_inference_gives_back_the_normal() -> None:
             normal = -0.5 * x.square() - 0.5 * math.log(2 * math.pi)
             return torch.where(x > 0, normal, -math.log(2)).sum(1)
 
-    x = torch.randn(50, 4)
+    x = torch.cat((torch.randn(50, 4), torch.zeros(1, 4)))
     flow = Flow(Rectified(), [ReLU(HalfNormal((4,)))])
     torch.testing.assert_close(flow.log_prob(x), StandardNormal((4,)).log_prob(x), atol=1e-13, rtol=0)
 
