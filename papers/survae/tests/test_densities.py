@@ -75,6 +75,7 @@ def test_support(density: Density) -> None:
     assert x.abs().max() <= density.support
     assert density.log_density(x).isfinite().all()
     if math.isfinite(density.support):
+        assert x.abs().max() > density.support - 1e-3  # and no smaller
         beyond = torch.tensor([[density.support + 1e-6, 1.5], [1.5, -density.support - 1e-6]])
         assert (density.log_density(beyond.double()) == -math.inf).all()
 
