@@ -70,13 +70,18 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
             for name in (runs.RESUME, Path("metrics.jsonl")):
                 (folder / name).unlink(missing_ok=True)
         threads = options.threads or plan.threads
-        provenance: dict[str, Any] = {"threads": set_threads(threads), "determinism": deterministic()}
+        set_threads(threads)  # once for what reads the environment at its import, once more for what was imported
+        deterministic()
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         progress = Progress(f"{plan.identity.variant} {plan.identity.seeds_name}", options.quiet)
         run = runs.Run(plan, folder, progress, every=options.checkpoint_every)
         run.begin()
         module = importlib.import_module(plan.module)
-        provenance["precision"] = set_precision(getattr(plan.config, "precision", "fp32"))
+        provenance: dict[str, Any] = {
+            "threads": set_threads(threads),
+            "determinism": deterministic(),
+            "precision": set_precision(getattr(plan.config, "precision", "fp32")),
+        }
         try:
             outcome = module.train(plan.config, plan.identity.seeds, run)
         finally:

@@ -1,6 +1,7 @@
 """What names a run: everything that decides its numbers, and nothing else."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,13 @@ class Identity:
     """Data set to file to checksum."""
     code: str
     """Digest of the import closure, see `common.digest`."""
+
+    def __post_init__(self) -> None:
+        for part in (self.paper, self.experiment, self.variant):
+            if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", part):
+                raise ValueError(f"{part!r} is no name: letters, digits, '_', '-', '+' and inner '.' only")
+        if not self.seeds or min(self.seeds) < 0:
+            raise ValueError("seeds: expected numbers from 0 up")
 
     @property
     def key(self) -> str:

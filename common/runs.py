@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import atomic
-from common.config import canonical, to_dict
+from common.config import build, canonical, to_dict
 from common.errors import RefigureError
 from common.identity import Identity
 
@@ -42,6 +42,7 @@ DONE = "metrics.json"
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 RESUME = Path("checkpoint") / "resume.safetensors"
 FINAL = Path("checkpoint") / "final.safetensors"
+FILES = ("config.json", "metrics.jsonl", "arrays.npz", FINAL.as_posix(), "provenance.json")
 
 
 class Run:
@@ -181,12 +182,11 @@ class Run:
             "scale": self.plan.scale,
         }
         atomic.write_json(self.folder / "provenance.json", record)
-        names = ["config.json", "metrics.jsonl", "arrays.npz", FINAL.as_posix(), "provenance.json"]
         final = {
             "key": key,
             "seeds": list(seeds),
             "metrics": metrics,
-            "files": {name: _sha256(self.folder / name) for name in names if (self.folder / name).exists()},
+            "files": {name: _sha256(self.folder / name) for name in FILES if (self.folder / name).exists()},
         }
         atomic.write_json(self.folder / DONE, {**final, "digest": _digest(final)})
         with contextlib.suppress(OSError):
@@ -207,6 +207,8 @@ class FinishedRun:
     """Where it comes from."""
     manifest: Mapping[str, Mapping[str, str]]
     """Digest of every definition in its code."""
+    files: tuple[str, ...]
+    """Its files, relative to the folder; `metrics.json` last."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -257,15 +259,16 @@ def read(folder: Path, *, verify: bool = False) -> FinishedRun:
     if final.get("digest") != _digest(final):
         raise RefigureError(f"{folder / DONE} was changed after the run ended (digest differs): {again}")
     names = {field.name for field in dataclasses.fields(Identity)}
-    identity = Identity(
-        **{**{k: v for k, v in record.items() if k in names}, "seeds": tuple(record["seeds"])}
-    )
+    fields = {name: value for name, value in record.items() if name in names}
+    identity: Identity = build(Identity, fields, str(folder / "config.json"))
     if not identity.key == record.get("key") == final.get("key"):
         raise RefigureError(
             f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {again}"
         )
     if verify:
         for name, checksum in final["files"].items():
+            if name not in FILES:
+                raise RefigureError(f"{folder / DONE} names {name!r}, which no run writes: {again}")
             path = folder / name
             if not path.is_file():
                 raise RefigureError(f"{path} is missing: {again}")
@@ -277,6 +280,7 @@ def read(folder: Path, *, verify: bool = False) -> FinishedRun:
         metrics=final["metrics"],
         provenance=_read_json(folder / "provenance.json"),
         manifest=record["manifest"],
+        files=(*final["files"], DONE),
     )
 
 

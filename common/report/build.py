@@ -32,7 +32,7 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
     plans = spec.plan(paper, scale)
     finished = {plan.identity.path: _finished(folder / "runs", plan) for plan in plans}
     theme.apply()
-    notes = {
+    drawings = {
         name: _draw(paper, name, room, list(finished.values()), target) for name in room.figures
     }
     judged = claims.evaluate(paper)
@@ -47,7 +47,7 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
     }
     page = render(
         "report.html.j2",
-        paper=paper, room=room, scale=scale, plans=plans, runs=finished, judged=judged, notes=notes, pictures=pictures,
+        paper=paper, room=room, scale=scale, plans=plans, runs=finished, judged=judged, drawings=drawings, pictures=pictures,
     )  # fmt: skip
     atomic.write_text(target / "index.html", page)
     return target
@@ -65,8 +65,8 @@ def _finished(folder: Path, plan: PlannedRun) -> runs.FinishedRun:
 
 def _draw(
     paper: str, name: str, room: Paper, finished: Sequence[runs.FinishedRun], target: Path
-) -> Sequence[str]:
-    """Draw one figure; returns the sentences it adds to its caption."""
+) -> theme.Drawing:
+    """Draw and save one figure."""
     figure = room.figures[name]
     module_name, _, function_name = figure.draw.partition(":")
     if str(spec.root()) not in sys.path:
@@ -79,7 +79,7 @@ def _draw(
         )
     drawing = function([run for run in finished if run.identity.experiment == figure.experiment])
     theme.save(drawing, target / "figures" / name)
-    return list(drawing.notes)
+    return drawing
 
 
 def _claims_csv(judged: Sequence[Judged]) -> str:

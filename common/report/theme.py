@@ -35,6 +35,8 @@ class Drawing:
     """The runs it was drawn from."""
     notes: Sequence[str] = field(default_factory=tuple)
     """Sentences for the caption that come from the numbers."""
+    listed: pd.DataFrame | None = None
+    """A table that the page shows below the picture."""
 
 
 def apply() -> None:

@@ -3,11 +3,14 @@ r"""Bijective layers: $\mathcal V = \log |\det \partial z / \partial x|$, the li
 import math
 from collections.abc import Callable, Sequence
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from papers.survae.transforms import Transform, sum_except_batch
+from common.errors import RefigureError, suggest
+from papers.survae.transforms import Context, Inferred, Key, Transform, constant, sum_except_batch
 
 __all__ = [
     "SCALE_FNS",
@@ -16,40 +19,32 @@ __all__ = [
     "AffineCoupling",
     "Conv1x1",
     "Logit",
-    "Permute",
-    "Reverse",
-    "Shuffle",
     "Sigmoid",
     "Softplus",
     "SoftplusInverse",
-    "Squeeze2d",
 ]
 
-ScaleFn = Callable[[Tensor], tuple[Tensor, Tensor]]
+ScaleFn = Callable[[Array], tuple[Array, Array]]
+softplus = jax.nn.softplus
 
 
-def softplus(x: Tensor) -> Tensor:
-    r"""$\log(1 + e^x)$; PyTorch's default threshold would cost float64 half of its digits."""
-    return F.softplus(x, threshold=40.0)
+def _exp(s: Array) -> tuple[Array, Array]:
+    return jnp.exp(s), s
 
 
-def _exp(s: Tensor) -> tuple[Tensor, Tensor]:
-    return s.exp(), s
-
-
-def _softplus(s: Tensor) -> tuple[Tensor, Tensor]:
+def _softplus(s: Array) -> tuple[Array, Array]:
     scale = softplus(s)
-    return scale, scale.log()
+    return scale, jnp.log(scale)
 
 
-def _sigmoid(s: Tensor) -> tuple[Tensor, Tensor]:
-    scale = torch.sigmoid(s + 2) + 1e-3
-    return scale, scale.log()
+def _sigmoid(s: Array) -> tuple[Array, Array]:
+    scale = jax.nn.sigmoid(s + 2) + 1e-3
+    return scale, jnp.log(scale)
 
 
-def _tanh_exp(s: Tensor) -> tuple[Tensor, Tensor]:
-    log_scale = 2 * torch.tanh(s / 2)
-    return log_scale.exp(), log_scale
+def _tanh_exp(s: Array) -> tuple[Array, Array]:
+    log_scale = 2 * jnp.tanh(s / 2)
+    return jnp.exp(log_scale), log_scale
 
 
 SCALE_FNS: dict[str, ScaleFn] = {
@@ -58,8 +53,8 @@ SCALE_FNS: dict[str, ScaleFn] = {
     "sigmoid": _sigmoid,
     "tanh_exp": _tanh_exp,
 }
-r"""From the pre-scale $s$ to the scale and its logarithm; the scales are $e^s$, $\log(1 + e^s)$,
-$\sigma(s + 2) + 10^{-3}$ and $e^{2 \tanh(s / 2)}$."""
+r"""From the pre-scale $s$ to the scale and its logarithm: $e^s$, $\log(1 + e^s)$, $\sigma(s + 2) + 10^{-3}$
+and $e^{2 \tanh(s / 2)}$."""
 
 
 class AffineCoupling(Transform):
@@ -72,77 +67,89 @@ class AffineCoupling(Transform):
     the second ...). The names are those of the official code.
 
     Arguments:
-        net: From $x_1$, (B, D1, ...), to (B, 2 D2, ...).
+        net: ``net(x1, key=key)`` from $x_1$, (B, D1, ...), to (B, 2 D2, ...).
         scale_fn: Which $\alpha(s)$, a key of `SCALE_FNS`.
         dim: The axis that is split in two; with an odd size, $x_1$ is the longer part.
         order: ``interleaved`` or ``sequential``.
-        conditional: Whether the net also sees a context, concatenated to $x_1$ along axis 1.
+        conditional: Whether the net also sees the context, concatenated to $x_1$ along axis 1.
+
+    Raises:
+        RefigureError: Unknown ``scale_fn`` or ``order``.
 
     References:
         | Density estimation using Real NVP (Dinh et al., 2016)
         | https://arxiv.org/abs/1605.08803
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        scale_fn: str = "exp",
-        dim: int = 1,
-        order: str = "interleaved",
-        conditional: bool = False,
-    ) -> None:
-        super().__init__()
-        if order not in ("interleaved", "sequential"):
-            raise ValueError(f"order is 'interleaved' or 'sequential', not {order!r}")
-        self.net = net
-        self.scale_fn = SCALE_FNS[scale_fn]
-        self.dim = dim
-        self.order = order
-        self.conditional = conditional
+    net: Callable[..., Array]
+    scale_fn: str = eqx.field(static=True, default="exp")
+    dim: int = eqx.field(static=True, default=1)
+    order: str = eqx.field(static=True, default="interleaved")
+    conditional: bool = eqx.field(static=True, default=False)
 
-    def _scale_and_shift(self, x1: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        h = self.net(x1 if context is None else torch.cat((x1, context), 1))
+    def __check_init__(self) -> None:
+        if self.scale_fn not in SCALE_FNS:
+            raise RefigureError(f"scale_fn {self.scale_fn!r}: {suggest(self.scale_fn, SCALE_FNS)}")
+        if self.order not in ("interleaved", "sequential"):
+            raise RefigureError(f"order is 'interleaved' or 'sequential', not {self.order!r}")
+
+    def _split(self, x: Array) -> tuple[Array, Array]:
+        middle = -(-x.shape[self.dim] // 2)
+        return (
+            jax.lax.slice_in_dim(x, 0, middle, axis=self.dim),
+            jax.lax.slice_in_dim(x, middle, None, axis=self.dim),
+        )
+
+    def _parameters(self, x1: Array, key: Key, context: Context) -> tuple[Array, Array, Array]:
+        if self.conditional:
+            x1 = jnp.concatenate((x1, context), 1)
+        h = self.net(x1, key=key)
         if self.order == "interleaved":
-            s, shift = h.chunk(2, 1)
+            half = h.shape[1] // 2
+            s, shift = h[:, :half], h[:, half:]
         else:
-            s, shift = h.unflatten(1, (-1, 2)).unbind(2)
-        scale, log_scale = self.scale_fn(s)
+            s, shift = h[:, ::2], h[:, 1::2]
+        scale, log_scale = SCALE_FNS[self.scale_fn](s)
         return scale, log_scale, shift
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x.chunk(2, self.dim)
-        scale, log_scale, shift = self._scale_and_shift(x1, context)
-        return torch.cat((x1, torch.addcmul(shift, scale, x2)), self.dim), sum_except_batch(log_scale)
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        x1, x2 = self._split(x)
+        scale, log_scale, shift = self._parameters(x1, key, context)
+        return jnp.concatenate((x1, scale * x2 + shift), self.dim), sum_except_batch(log_scale)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        z1, z2 = z.chunk(2, self.dim)
-        scale, _, shift = self._scale_and_shift(z1, context)
-        return torch.cat((z1, (z2 - shift) / scale), self.dim)
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        z1, z2 = self._split(z)
+        scale, _, shift = self._parameters(z1, key, context)
+        return jnp.concatenate((z1, (z2 - shift) / scale), self.dim)
 
 
 class Affine(Transform):
-    r"""Fixed scale and shift, broadcast against the input.
+    r"""Fixed scale and shift, broadcast against the input; not trained.
 
     $$ z = a \odot x + b, \qquad \mathcal V = \sum \log |a| $$
 
     Arguments:
-        scale: $a$, a number or nested numbers that broadcast against (D, ...).
+        scale: $a$, a number or nested sequences of numbers that broadcast against (D, ...).
         shift: $b$, likewise.
     """
 
+    scale: float | tuple = eqx.field(static=True)
+    shift: float | tuple = eqx.field(static=True)
+
     def __init__(self, scale: float | Sequence = 1.0, shift: float | Sequence = 0.0) -> None:
-        super().__init__()
-        # Double precision, cast at use: 1 / 28 rounded to single would spoil a model made double later.
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64), persistent=False)
-        self.register_buffer("shift", torch.as_tensor(shift, dtype=torch.float64), persistent=False)
+        self.scale, self.shift = _freeze(scale), _freeze(shift)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
-        ladj = self.scale.abs().log().to(x.dtype).expand(x.shape[1:]).sum()
-        return z, ladj.expand(x.shape[0])
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        z = x * np.asarray(self.scale, x.dtype) + np.asarray(self.shift, x.dtype)
+        log_scale = np.log(np.abs(np.asarray(self.scale, np.float64)))
+        return z, constant(x, float(np.broadcast_to(log_scale, x.shape[1:]).sum()))
 
-    def inverse(self, z: Tensor) -> Tensor:
-        return (z - self.shift.to(z.dtype)) / self.scale.to(z.dtype)
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return (z - np.asarray(self.shift, z.dtype)) / np.asarray(self.scale, z.dtype)
+
+
+def _freeze(numbers: float | Sequence) -> float | tuple:
+    return tuple(map(_freeze, numbers)) if isinstance(numbers, Sequence) else float(numbers)
 
 
 class ActNorm(Transform):
@@ -162,30 +169,30 @@ class ActNorm(Transform):
         | https://arxiv.org/abs/1807.03039
     """
 
+    shift: Float[Array, " C"]
+    log_scale: Float[Array, " C"]
+
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.shift = jnp.zeros(channels)
+        self.log_scale = jnp.zeros(channels)
 
-    def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (-1, *(1,) * (x.dim() - 2))
-        return self.shift.view(shape), self.log_scale.view(shape)
+    def _broadcast(self, x: Array) -> tuple[Array, Array]:
+        shape = (-1, *(1,) * (x.ndim - 2))
+        return self.shift.reshape(shape), self.log_scale.reshape(shape)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
         shift, log_scale = self._broadcast(x)
-        ladj = -self.log_scale.sum() * math.prod(x.shape[2:])
-        return (x - shift) * torch.exp(-log_scale), ladj.expand(x.shape[0])
+        ladj = -math.prod(x.shape[2:]) * jnp.sum(self.log_scale)
+        return (x - shift) * jnp.exp(-log_scale), constant(x, ladj)
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
         shift, log_scale = self._broadcast(z)
-        return z * torch.exp(log_scale) + shift
+        return z * jnp.exp(log_scale) + shift
 
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> Tensor:
-        rows = x.transpose(0, 1).flatten(1)
-        self.shift.copy_(rows.mean(1))
-        self.log_scale.copy_((rows.std(1) + 1e-6).log())
-        return self(x)[0]
+    def initialise(self, x: Array, *, key: Key = None, context: Context = None) -> "ActNorm":
+        axes = (0, *range(2, x.ndim))
+        shift, log_scale = x.mean(axes), jnp.log(x.std(axes, ddof=1) + 1e-6)
+        return eqx.tree_at(lambda layer: (layer.shift, layer.log_scale), self, (shift, log_scale))
 
 
 class Conv1x1(Transform):
@@ -195,23 +202,24 @@ class Conv1x1(Transform):
 
     Arguments:
         channels: The size C of axis 1; the input is (B, C, L) or (B, C, H, W), with $n$ positions.
+        key: Draws $W$ by a QR decomposition.
 
     References:
         | Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma et al., 2018)
         | https://arxiv.org/abs/1807.03039
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
+    weight: Float[Array, "C C"]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = (self.weight @ x.flatten(2)).view_as(x)
-        ladj = torch.linalg.slogdet(self.weight)[1] * math.prod(x.shape[2:])
-        return z, ladj.expand(x.shape[0])
+    def __init__(self, channels: int, *, key: PRNGKeyArray) -> None:
+        self.weight = jnp.linalg.qr(jax.random.normal(key, (channels, channels)))[0]
 
-    def inverse(self, z: Tensor) -> Tensor:
-        return torch.linalg.solve(self.weight, z.flatten(2)).view_as(z)
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        z = jnp.einsum("dc,bc...->bd...", self.weight, x)
+        return z, constant(x, math.prod(x.shape[2:]) * jnp.linalg.slogdet(self.weight)[1])
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jnp.einsum("dc,bc...->bd...", jnp.linalg.inv(self.weight), z)
 
 
 class Logit(Transform):
@@ -224,18 +232,15 @@ class Logit(Transform):
         eps: The margin at both ends.
     """
 
-    def __init__(self, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
+    eps: float = eqx.field(static=True, default=1e-6)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        p = x.clamp(self.eps, 1 - self.eps)
-        log_p, log_q = p.log(), torch.log1p(-p)
-        outside = (x < 0) | (x > 1)
-        return log_p - log_q, sum_except_batch((-log_p - log_q).masked_fill(outside, -math.inf))
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        p = jnp.clip(x, self.eps, 1 - self.eps)
+        log_p, log_q = jnp.log(p), jnp.log1p(-p)
+        return log_p - log_q, sum_except_batch(jnp.where((x < 0) | (x > 1), -jnp.inf, -log_p - log_q))
 
-    def inverse(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(z)
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jax.nn.sigmoid(z)
 
 
 class Sigmoid(Transform):
@@ -245,16 +250,14 @@ class Sigmoid(Transform):
         eps: The margin that `inverse` keeps from 0 and 1.
     """
 
-    def __init__(self, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
+    eps: float = eqx.field(static=True, default=1e-6)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.sigmoid(x), -sum_except_batch(softplus(x) + softplus(-x))
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        return jax.nn.sigmoid(x), -sum_except_batch(softplus(x) + softplus(-x))
 
-    def inverse(self, z: Tensor) -> Tensor:
-        p = z.clamp(self.eps, 1 - self.eps)
-        return p.log() - torch.log1p(-p)
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        p = jnp.clip(z, self.eps, 1 - self.eps)
+        return jnp.log(p) - jnp.log1p(-p)
 
 
 class Softplus(Transform):
@@ -264,16 +267,14 @@ class Softplus(Transform):
         eps: The margin that `inverse` keeps from 0.
     """
 
-    def __init__(self, eps: float = 1e-7) -> None:
-        super().__init__()
-        self.eps = eps
+    eps: float = eqx.field(static=True, default=1e-7)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
         return softplus(x), -sum_except_batch(softplus(-x))
 
-    def inverse(self, z: Tensor) -> Tensor:
-        z = z.clamp(self.eps)
-        return z + torch.log(-torch.expm1(-z))
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        z = jnp.maximum(z, self.eps)
+        return z + jnp.log(-jnp.expm1(-z))
 
 
 class SoftplusInverse(Transform):
@@ -285,93 +286,12 @@ class SoftplusInverse(Transform):
         eps: The margin at 0.
     """
 
-    def __init__(self, eps: float = 1e-7) -> None:
-        super().__init__()
-        self.eps = eps
+    eps: float = eqx.field(static=True, default=1e-7)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = x.clamp(self.eps)
-        log_slope = torch.log(-torch.expm1(-y))
-        return y + log_slope, -sum_except_batch(log_slope.masked_fill(x < 0, math.inf))
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        y = jnp.maximum(x, self.eps)
+        log_slope = jnp.log(-jnp.expm1(-y))
+        return y + log_slope, sum_except_batch(jnp.where(x < 0, -jnp.inf, -log_slope))
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
         return softplus(z)
-
-
-class _Rearrange(Transform):
-    """A bijection that moves entries about: no contribution."""
-
-    def rearrange(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rearrange(x), x.new_zeros(x.shape[0])
-
-
-class Reverse(_Rearrange):
-    """Flips the order along an axis.
-
-    Arguments:
-        dim: The axis.
-    """
-
-    def __init__(self, dim: int = 1) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def rearrange(self, x: Tensor) -> Tensor:
-        return x.flip(self.dim)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z.flip(self.dim)
-
-
-class Shuffle(_Rearrange):
-    """A permutation along an axis, drawn once and kept with the parameters.
-
-    Arguments:
-        size: The size of the axis.
-        dim: The axis.
-    """
-
-    def __init__(self, size: int, dim: int = 1) -> None:
-        super().__init__()
-        self.dim = dim
-        self.register_buffer("permutation", torch.randperm(size))
-
-    def rearrange(self, x: Tensor) -> Tensor:
-        return x.index_select(self.dim, self.permutation)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z.index_select(self.dim, self.permutation.argsort())
-
-
-class Permute(_Rearrange):
-    """Reorders axes: ``Permute(2, 1)`` takes (B, L, C) to (B, C, L).
-
-    Arguments:
-        dims: For every axis of the result but the batch, the input's axis.
-    """
-
-    def __init__(self, *dims: int) -> None:
-        super().__init__()
-        self.dims = (0, *dims)
-        self.inverse_dims = tuple(self.dims.index(i) for i in range(len(self.dims)))
-
-    def rearrange(self, x: Tensor) -> Tensor:
-        return x.permute(self.dims)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z.permute(self.inverse_dims)
-
-
-class Squeeze2d(_Rearrange):
-    """Space to depth: (B, C, H, W) to (B, 4 C, H / 2, W / 2), every 2 x 2 window's entries side by side."""
-
-    def rearrange(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        return x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, 4 * c, h // 2, w // 2)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        b, c, h, w = z.shape
-        return z.view(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, c // 4, 2 * h, 2 * w)

@@ -1,16 +1,15 @@
-"""Base distributions, encoders and decoders: small modules with ``log_prob`` and ``sample``.
-
-All randomness of the layers comes from the ``sample`` methods of this module (``torch.randn``,
-``torch.rand``), save for the permutations and signs that the layers themselves draw.
-"""
+"""Base distributions, encoders and decoders: small modules with ``log_prob`` and ``sample``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from papers.survae.transforms import sum_except_batch
+from papers.survae.transforms import Context, Key, sum_except_batch
 
 __all__ = [
     "Bernoulli",
@@ -18,6 +17,7 @@ __all__ = [
     "ConditionalNormal",
     "DiagonalNormal",
     "Distribution",
+    "Elementwise",
     "HalfNormal",
     "StandardNormal",
     "StandardUniform",
@@ -26,33 +26,31 @@ __all__ = [
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class Distribution(nn.Module):
-    """A distribution over tensors, perhaps given a context with the same batch size.
+class Distribution(eqx.Module):
+    """A distribution over arrays, perhaps given a context with the same batch size.
 
     Samples are reparametrised where they can be.
 
     Attributes:
-        exact: Whether `log_prob` is the log-density and not a bound on it.
+        exact: Whether `log_prob` is the log-density and not a random bound on it.
     """
 
-    exact: bool = True
+    exact: ClassVar[bool] = True
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The log-density of every $x$, (B, ...), as (B,)."""
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
+        """The log-density of every $x$, (B, ...), as (B,). Only bounds draw at random and need ``key``."""
         raise NotImplementedError
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
         """Draws (n, ...); a context, if the distribution takes one, is (n, ...)."""
         raise NotImplementedError
 
-    def sample_with_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def sample_with_log_prob(
+        self, key: PRNGKeyArray, n: int, context: Context = None
+    ) -> tuple[Shaped[Array, "n ..."], Float[Array, " n"]]:
         """Draws (n, ...) with their log-densities, (n,)."""
-        x = self.sample(n, context)
-        return x, self.log_prob(x, context)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`log_prob`, for ``torch.func.functional_call``."""
-        return self.log_prob(x, context)
+        x = self.sample(key, n, context)
+        return x, self.log_prob(x, context=context)
 
 
 class Elementwise(Distribution):
@@ -62,67 +60,69 @@ class Elementwise(Distribution):
         shape: The shape of one sample.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
-        # Samples follow the module's device and precision.
-        self.register_buffer("_like", torch.empty(0), persistent=False)
+    shape: tuple[int, ...] = eqx.field(static=True, converter=tuple)
 
-    def log_density(self, x: Tensor) -> Tensor:
+    def log_density(self, x: Array) -> Array:
         """Log-density of each element, in the shape of $x$."""
         raise NotImplementedError
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+        """Independent elements in any shape that the parameters broadcast to."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
         return sum_except_batch(self.log_density(x))
 
-    def _randn(self, n: int) -> Tensor:
-        return torch.randn(n, *self.shape, dtype=self._like.dtype, device=self._like.device)
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
+        return self.draw(key, (n, *self.shape))
 
 
 class StandardNormal(Elementwise):
     r"""$\mathcal N(0, I)$."""
 
-    def log_density(self, x: Tensor) -> Tensor:
-        return -0.5 * x.square() - _LOG_SQRT_2PI
+    def log_density(self, x: Array) -> Array:
+        return -0.5 * x * x - _LOG_SQRT_2PI
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        return self._randn(n)
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+        return jax.random.normal(key, shape)
 
 
 class DiagonalNormal(Elementwise):
-    r"""$\mathcal N(\mu_c, e^{2 \lambda_c})$, mean and log-scale learned per channel (the first axis)."""
+    r"""$\mathcal N(\mu_c, e^{2 \lambda_c})$, both learned per channel (a sample's first axis)."""
+
+    mean: Float[Array, "C ..."]
+    log_scale: Float[Array, "C ..."]
 
     def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__(shape)
+        self.shape = tuple(shape)
         per_channel = (shape[0], *(1,) * (len(shape) - 1))
-        self.mean = nn.Parameter(torch.zeros(per_channel))
-        self.log_scale = nn.Parameter(torch.zeros(per_channel))
+        self.mean, self.log_scale = jnp.zeros(per_channel), jnp.zeros(per_channel)
 
-    def log_density(self, x: Tensor) -> Tensor:
-        return -0.5 * ((x - self.mean) * torch.exp(-self.log_scale)).square() - self.log_scale - _LOG_SQRT_2PI
+    def log_density(self, x: Array) -> Array:
+        return -0.5 * jnp.square((x - self.mean) * jnp.exp(-self.log_scale)) - self.log_scale - _LOG_SQRT_2PI
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        return self._randn(n) * self.log_scale.exp() + self.mean
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+        return jax.random.normal(key, shape) * jnp.exp(self.log_scale) + self.mean
 
 
 class StandardUniform(Elementwise):
     r"""Uniform on $[0, 1]^D$; the log-density is minus infinity outside."""
 
-    def log_density(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x).masked_fill((x < 0) | (x > 1), -math.inf)
+    def log_density(self, x: Array) -> Array:
+        return jnp.where((x < 0) | (x > 1), -jnp.inf, jnp.zeros_like(x))
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        return torch.rand(n, *self.shape, dtype=self._like.dtype, device=self._like.device)
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+        return jax.random.uniform(key, shape)
 
 
 class HalfNormal(Elementwise):
     r"""Absolute value of a standard normal: $\log p(d) = \log 2 + \log \mathcal N(d; 0, 1)$ for $d \ge 0$."""
 
-    def log_density(self, x: Tensor) -> Tensor:
-        return (math.log(2) - _LOG_SQRT_2PI - 0.5 * x.square()).masked_fill(x < 0, -math.inf)
+    def log_density(self, x: Array) -> Array:
+        return jnp.where(x < 0, -jnp.inf, math.log(2) - _LOG_SQRT_2PI - 0.5 * x * x)
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        return self._randn(n).abs()
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+        return jnp.abs(jax.random.normal(key, shape))
 
 
 class ConditionalNormal(Distribution):
@@ -132,25 +132,29 @@ class ConditionalNormal(Distribution):
         net: From the context to (B, 2 D, ...), the means and then the log-scales along axis 1.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+    net: Callable[..., Array]
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        mean, log_scale = self.net(context).chunk(2, 1)
-        return self._log_prob((x - mean) * torch.exp(-log_scale), log_scale)
+    def _parameters(self, context: Context) -> tuple[Array, Array]:
+        mean, log_scale = jnp.split(self.net(context), 2, axis=1)
+        return mean, log_scale
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        return self.sample_with_log_prob(n, context)[0]
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
+        mean, log_scale = self._parameters(context)
+        return self._log_prob((x - mean) * jnp.exp(-log_scale), log_scale)
 
-    def sample_with_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self.net(context).chunk(2, 1)
-        noise = torch.randn_like(mean)
-        return noise * log_scale.exp() + mean, self._log_prob(noise, log_scale)
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
+        return self.sample_with_log_prob(key, n, context)[0]
+
+    def sample_with_log_prob(
+        self, key: PRNGKeyArray, n: int, context: Context = None
+    ) -> tuple[Shaped[Array, "n ..."], Float[Array, " n"]]:
+        mean, log_scale = self._parameters(context)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return noise * jnp.exp(log_scale) + mean, self._log_prob(noise, log_scale)
 
     @staticmethod
-    def _log_prob(noise: Tensor, log_scale: Tensor) -> Tensor:
-        return sum_except_batch(-0.5 * noise.square() - log_scale - _LOG_SQRT_2PI)
+    def _log_prob(noise: Array, log_scale: Array) -> Float[Array, " B"]:
+        return sum_except_batch(-0.5 * noise * noise - log_scale - _LOG_SQRT_2PI)
 
 
 class Bernoulli(Distribution):
@@ -160,17 +164,15 @@ class Bernoulli(Distribution):
         net: From the context to the logits, in the shape of $x$.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+    net: Callable[..., Array]
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
         logits = self.net(context)
-        return sum_except_batch(x * logits - nn.functional.softplus(logits, threshold=40.0))
+        return sum_except_batch(x * logits - jax.nn.softplus(logits))
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
         logits = self.net(context)
-        return (torch.rand_like(logits) < torch.sigmoid(logits)).to(logits.dtype)
+        return jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
 
 
 class Categorical(Distribution):
@@ -180,15 +182,11 @@ class Categorical(Distribution):
         net: From the context to logits (B, ..., K); the index is (B, ...).
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+    net: Callable[..., Array]
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        log_p = self.net(context).log_softmax(-1)
-        return sum_except_batch(log_p.gather(-1, x.unsqueeze(-1)))
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
+        log_p = jax.nn.log_softmax(self.net(context))
+        return sum_except_batch(jnp.take_along_axis(log_p, x[..., None], axis=-1))
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        logits = self.net(context)
-        gumbel = -torch.empty_like(logits).exponential_().log()
-        return (logits + gumbel).argmax(-1)
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
+        return jax.random.categorical(key, self.net(context))

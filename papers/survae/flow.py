@@ -1,15 +1,16 @@
 """Flows: a base distribution seen through layers, and the bounds and units in which they are judged."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-import torch
-from torch import Tensor
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from papers.survae.distributions import Distribution
-from papers.survae.transforms import Compose, Transform
+from papers.survae.transforms import Compose, Context, Key, Transform
 
-__all__ = ["Flow", "InverseFlow", "bits_per_dim", "importance_bound", "ppll"]
+__all__ = ["Flow", "InverseFlow", "bits_per_dim", "elbo", "importance_bound", "iwbo", "ppll"]
 
 
 class Flow(Distribution):
@@ -17,21 +18,23 @@ class Flow(Distribution):
 
     $$ \log p(x) = \log p(z) + \sum_t \mathcal V_t $$
 
-    holds exactly if all layers are exact; otherwise it is, in expectation over the inferred $z$, a lower
-    bound.
-    A flow is a distribution too, and so can be a base, an encoder or a decoder.
+    holds exactly if all layers are exact, and otherwise is, in expectation over the inferred $z$, a lower
+    bound. A flow is a distribution too, and so can be a base, an encoder or a decoder.
 
     Arguments:
         base: $p(z)$.
         transforms: The layers, in the direction of inference: the first one sees the data.
 
     References:
-        | SurVAE Flows: Surjections to Bridge the Gap between VAEs and Flows (Nielsen et al., 2020)
+        | SurVAE Flows: Surjections to Bridge the Gap between VAEs and Flows (Nielsen et al., 2020),
+          algorithm 1
         | https://arxiv.org/abs/2007.02731
     """
 
+    base: Distribution
+    transforms: Compose
+
     def __init__(self, base: Distribution, transforms: Iterable[Transform]) -> None:
-        super().__init__()
         self.base = base
         self.transforms = Compose(transforms)
 
@@ -45,43 +48,30 @@ class Flow(Distribution):
         """Whether `log_prob` is one draw of a lower bound."""
         return not self.exact
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The log-density, or one draw of its lower bound, of $x$, (B, ...), as (B,), in nats."""
-        z, ladj = self.transforms(x, context)
-        return self.base.log_prob(z) + ladj
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
+        """The log-density, or one draw of its lower bound, of $x$, (B, ...), as (B,), in nats.
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """Draws (n, ...)."""
-        return self.transforms.inverse(self.base.sample(n), context)
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
-        """Sets the data-dependent parameters of all layers from a batch, first to last."""
-        self.transforms.initialise(x)
-
-    def elbo(self, x: Tensor) -> Tensor:
-        r"""$\mathbb E_q[\log p(x, z) - \log q(z \mid x)]$ from one draw of $z$ per $x$, (B,)."""
-        return self.log_prob(x)
-
-    def iwbo(self, x: Tensor, k: int, chunk: int = 16) -> Tensor:
-        r"""The importance-weighted bound with $k$ draws of $z$ per $x$, (B,).
-
-        Arguments:
-            x: Data, (B, ...).
-            k: The number of draws.
-            chunk: How many draws go through the layers at once; bounds the memory.
+        Raises:
+            RefigureError: A layer infers at random and ``key`` is missing.
         """
-        draws = [
-            self.log_prob(x.repeat(size, *(1,) * (x.dim() - 1))).view(size, -1)
-            for size in (min(chunk, k - start) for start in range(0, k, chunk))
-        ]
-        return importance_bound(torch.cat(draws))
+        base_key, key = (None, None) if key is None else jax.random.split(key)
+        z, ladj = self.transforms.forward(x, key=key, context=context)
+        return self.base.log_prob(z, base_key) + ladj
+
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
+        """Draws (n, ...)."""
+        base_key, key = jax.random.split(key)
+        return self.transforms.inverse(self.base.sample(base_key, n), key=key, context=context)
+
+    def initialise(self, x: Array, key: Key = None, context: Context = None) -> "Flow":
+        """This flow with the data-dependent parameters of all layers set from a batch, first to last."""
+        return Flow(self.base, self.transforms.initialise(x, key=key, context=context))
 
 
 class InverseFlow(Distribution):
     r"""A flow built for sampling: $x$ is the layers' *output* for a base draw $\epsilon$, given a context.
 
-    $$ \log q(x) = \log p(\epsilon) - \sum_t \mathcal V_t, \qquad x = f(\epsilon) $$
+    $$ \log q(x \mid c) = \log p(\epsilon) - \sum_t \mathcal V_t, \qquad x = f(\epsilon; c) $$
 
     One pass yields a draw with its density, which is what an encoder must do in training. All layers must be
     bijective.
@@ -89,41 +79,78 @@ class InverseFlow(Distribution):
     Arguments:
         base: $p(\epsilon)$.
         transforms: The layers, from $\epsilon$ to $x$.
+        context_net: What the layers are given as context is its output for the context.
     """
 
-    def __init__(self, base: Distribution, transforms: Iterable[Transform]) -> None:
-        super().__init__()
+    base: Distribution
+    transforms: Compose
+    context_net: Callable[..., Array] | None
+
+    def __init__(
+        self,
+        base: Distribution,
+        transforms: Iterable[Transform],
+        context_net: Callable[..., Array] | None = None,
+    ) -> None:
         self.base = base
         self.transforms = Compose(transforms)
+        self.context_net = context_net
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        noise = self.transforms.inverse(x, context)
-        return self.base.log_prob(noise) - self.transforms(noise, context)[1]
+    def _context(self, context: Context) -> Context:
+        return context if self.context_net is None else self.context_net(context)
 
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        return self.transforms(self.base.sample(n), context)[0]
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
+        context = self._context(context)
+        noise = self.transforms.inverse(x, context=context)
+        return self.base.log_prob(noise) - self.transforms.forward(noise, context=context)[1]
 
-    def sample_with_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        noise = self.base.sample(n)
-        x, ladj = self.transforms(noise, context)
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
+        return self.sample_with_log_prob(key, n, context)[0]
+
+    def sample_with_log_prob(
+        self, key: PRNGKeyArray, n: int, context: Context = None
+    ) -> tuple[Shaped[Array, "n ..."], Float[Array, " n"]]:
+        base_key, key = jax.random.split(key)
+        noise = self.base.sample(base_key, n)
+        x, ladj = self.transforms.forward(noise, key=key, context=self._context(context))
         return x, self.base.log_prob(noise) - ladj
 
 
-def importance_bound(log_weights: Tensor) -> Tensor:
+def elbo(flow: Distribution, x: Array, key: Key = None) -> Float[Array, " B"]:
+    r"""$\mathbb E_q[\log p(x, z) - \log q(z \mid x)]$ from one draw of $z$ per $x$, (B,), in nats."""
+    return flow.log_prob(x, key)
+
+
+@eqx.filter_jit
+def iwbo(flow: Distribution, x: Array, k: int, key: PRNGKeyArray, chunk: int = 16) -> Float[Array, " B"]:
+    r"""The importance-weighted bound with $k$ draws of $z$ per $x$, (B,), in nats.
+
+    Arguments:
+        flow: Its ``log_prob`` is one draw of $\log p(x, z) - \log q(z \mid x)$.
+        x: Data, (B, ...).
+        k: The number of draws.
+        key: Draws them.
+        chunk: How many draws go through the layers at once; bounds the memory.
+    """
+    keys = jax.random.split(key, k)
+    return importance_bound(jax.lax.map(lambda one: flow.log_prob(x, one), keys, batch_size=min(chunk, k)))
+
+
+def importance_bound(log_weights: Float[Array, "k B"]) -> Float[Array, " B"]:
     r"""$\log \frac 1 k \sum_i w_i$ from log-weights, (k, B) to (B,).
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2015)
         | https://arxiv.org/abs/1509.00519
     """
-    return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
+    return jax.nn.logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
 
 
-def bits_per_dim(log_prob: Tensor, dims: int) -> Tensor:
+def bits_per_dim(log_prob: Float[Array, "..."], dims: int) -> Float[Array, "..."]:
     r"""Bits per dimension, $-\log p(x) / (D \log 2)$, from nats; lower is better."""
     return -log_prob / (dims * math.log(2))
 
 
-def ppll(log_prob: Tensor, points: int) -> Tensor:
+def ppll(log_prob: Float[Array, "..."], points: int) -> Float[Array, "..."]:
     """Per-point log-likelihood of a set of points, in nats; higher is better."""
     return log_prob / points

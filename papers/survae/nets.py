@@ -1,217 +1,315 @@
-"""Networks inside the couplings, encoders and decoders."""
+"""Networks inside the couplings, encoders and decoders, on batches; only dropout uses ``key``."""
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
-__all__ = ["MLP", "DenseNet", "DenseTransformer", "PositionalDenseTransformer"]
+from papers.survae.transforms import Key, demand_key
+
+__all__ = ["MLP", "Conv2d", "DenseNet", "DenseTransformer", "LayerNorm", "Linear"]
 
 
-class MLP(nn.Sequential):
-    """Linear layers with ReLU between them, (B, D) to (B, E), in PyTorch's default initialisation.
+class Linear(eqx.Module):
+    r"""$y = x W^\top + b$ on the last axis, in PyTorch's layout.
+
+    Arguments:
+        inputs: D.
+        outputs: E.
+        key: Draws the parameters.
+        std: The weights start as $\mathcal N(0, \mathrm{std}^2)$ and the biases at 0; by default both start
+            as in PyTorch, $\mathcal U(-1 / \sqrt D, 1 / \sqrt D)$.
+    """
+
+    weight: Float[Array, "E D"]
+    bias: Float[Array, " E"]
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, std: float | None = None) -> None:
+        if std is None:
+            self.weight, self.bias = _torch_uniform((outputs, inputs), key)
+        else:
+            self.weight = std * jax.random.normal(key, (outputs, inputs))
+            self.bias = jnp.zeros(outputs)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
+        return x @ self.weight.T + self.bias
+
+
+def _torch_uniform(shape: tuple[int, ...], key: PRNGKeyArray) -> tuple[Array, Array]:
+    r"""Weights and biases as in PyTorch, $\mathcal U(-1 / \sqrt n, 1 / \sqrt n)$ with $n$ the fan-in."""
+    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    weight_key, bias_key = jax.random.split(key)
+    weight = jax.random.uniform(weight_key, shape, minval=-bound, maxval=bound)
+    return weight, jax.random.uniform(bias_key, shape[:1], minval=-bound, maxval=bound)
+
+
+class MLP(eqx.Module):
+    """Linear layers with ReLU between them, (..., D) to (..., E).
 
     Arguments:
         inputs: D.
         hidden: The widths of the hidden layers.
         outputs: E.
+        key: Draws the parameters.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise([inputs, *hidden, outputs]):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-        super().__init__(*layers[:-1])
+    layers: tuple[Linear, ...]
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, key: PRNGKeyArray) -> None:
+        sizes = [inputs, *hidden, outputs]
+        keys = jax.random.split(key, len(sizes) - 1)
+        self.layers = tuple(Linear(*size, key=k) for *size, k in zip(sizes, sizes[1:], keys, strict=False))
+
+    def __call__(self, x: Float[Array, "... D"], *, key: Key = None) -> Float[Array, "... E"]:
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
 
 
-def _dropout(p: float) -> nn.Module:
-    # Without dropout no random number may be drawn, which vmap would refuse.
-    return nn.Dropout(p) if p > 0 else nn.Identity()
+class LayerNorm(eqx.Module):
+    """Standardises the last axis (biased variance, plus $10^{-5}$), then scales and shifts."""
+
+    weight: Float[Array, " D"]
+    bias: Float[Array, " D"]
+
+    def __init__(self, size: int) -> None:
+        self.weight, self.bias = jnp.ones(size), jnp.zeros(size)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + 1e-5) * self.weight + self.bias
 
 
-class SelfAttention(nn.Module):
-    r"""Multi-head self-attention, (B, L, M) to (B, L, M), with the parameters of ``nn.MultiheadAttention``.
+def gelu(x: Array) -> Array:
+    r"""$x \sigma(1.702 x)$, the approximation of the official code."""
+    return x * jax.nn.sigmoid(1.702 * x)
 
-    $$ \mathrm{softmax}(Q K^\top / \sqrt{M / h})\, V \text{ per head, then a linear map} $$
+
+class TransformerBlock(eqx.Module):
+    r"""Pre-norm attention and feed-forward, (B, L, d) to (B, L, d).
+
+    $$ x \leftarrow x + \operatorname{drop}(\operatorname{attn}(\mathrm{LN}\,x)), \qquad
+    x \leftarrow x + \operatorname{drop}(W_2 \operatorname{gelu}(W_1 \mathrm{LN}\,x)) $$
 
     Arguments:
-        width: M.
-        heads: $h$, a divisor of M.
-        dropout: On the attention weights.
+        d_model: d.
+        heads: The number of attention heads, a divisor of d.
+        d_ff: The width between $W_1$ and $W_2$.
+        dropout: The rate, also of the attention weights.
+        depth: The number of blocks in the whole; scales the initialisation.
+        key: Draws the parameters.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
-        super().__init__()
+    norm1: LayerNorm
+    in_proj: Linear
+    out_proj: Linear
+    norm2: LayerNorm
+    linear1: Linear
+    linear2: Linear
+    dropout: eqx.nn.Dropout
+    heads: int = eqx.field(static=True)
+
+    def __init__(
+        self, d_model: int, heads: int, d_ff: int, dropout: float, depth: int, *, key: PRNGKeyArray
+    ) -> None:
+        keys = jax.random.split(key, 4)
+        std, residual = 0.125 / math.sqrt(d_model), 1 / math.sqrt(2 * depth)
+        self.norm1, self.norm2 = LayerNorm(d_model), LayerNorm(d_model)
+        self.in_proj = Linear(d_model, 3 * d_model, key=keys[0], std=std)
+        self.out_proj = Linear(d_model, d_model, key=keys[1], std=std * residual)
+        self.linear1 = Linear(d_model, d_ff, key=keys[2], std=std)
+        self.linear2 = Linear(d_ff, d_model, key=keys[3], std=0.125 / math.sqrt(d_ff) * residual)
+        self.dropout = eqx.nn.Dropout(dropout)
         self.heads = heads
-        self.dropout = dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        p = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
-        return self.out_proj(y.transpose(1, 2).flatten(2))
+    def _attention(self, x: Float[Array, "B L d"], key: Key) -> Float[Array, "B L d"]:
+        b, length, d = x.shape
+        qkv = self.in_proj(x).reshape(b, length, 3, self.heads, d // self.heads)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        scores = jnp.einsum("bihc,bjhc->bhij", q, k) / math.sqrt(d // self.heads)
+        weights = self.dropout(jax.nn.softmax(scores), key=key)
+        return self.out_proj(jnp.einsum("bhij,bjhc->bihc", weights, v).reshape(b, length, d))
 
-
-class TransformerBlock(nn.Module):
-    r"""$y = x + \mathrm{attn}(\mathrm{LN}\, x)$, then $y + W_2\, \mathrm{gelu}(W_1\, \mathrm{LN}\, y)$.
-
-    The GELU is the approximation $x\, \sigma(1.702 x)$; both branches end in dropout.
-
-    Arguments:
-        width: The features M of (B, L, M).
-        heads: Attention heads.
-        feed_forward: The width of the hidden layer.
-        dropout: On both branches and on the attention weights.
-    """
-
-    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.self_attn = SelfAttention(width, heads, dropout)
-        self.norm2 = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, feed_forward)
-        self.linear2 = nn.Linear(feed_forward, width)
-        self.dropout = _dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.norm1(x)))
-        h = self.linear1(self.norm2(x))
-        return x + self.dropout(self.linear2(h * torch.sigmoid(1.702 * h)))
+    def __call__(self, x: Float[Array, "B L d"], *, key: Key = None) -> Float[Array, "B L d"]:
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        x = x + self.dropout(self._attention(self.norm1(x), keys[0]), key=keys[1])
+        return x + self.dropout(self.linear2(gelu(self.linear1(self.norm2(x)))), key=keys[2])
 
 
-class DenseTransformer(nn.Module):
-    r"""A transformer over the points of a set, (B, D, L) to (B, E, L); permutes its output with its input.
+class DenseTransformer(eqx.Module):
+    r"""A transformer over the points of a set, (B, C, L) to (B, P, L).
 
-    Weights are drawn from $\mathcal N(0, 0.125^2 / \text{fan-in})$, those that end a residual branch divided
-    by $\sqrt{2 \cdot \text{layers}}$; biases and the last linear map are zero, so that it starts as 0.
+    Without positions it is equivariant: permuting the points of the input permutes those of the output.
+    Weights start as in the Sparse Transformer, $\mathcal N(0, 0.125^2 / n)$ with $n$ the fan-in (and $W_2$
+    and the attention's output smaller by $\sqrt{2 \cdot \mathrm{depth}}$), biases and the output layer at
+    zero.
+
+    Dropout acts whenever its rate is not zero; ``equinox.nn.inference_mode(model)`` turns it off.
 
     Arguments:
-        inputs: D.
-        outputs: E.
-        width: Features inside.
-        heads: Attention heads.
-        feed_forward: The width of the blocks' hidden layer.
-        layers: The number of blocks.
-        dropout: In the blocks.
+        inputs: C.
+        outputs: P.
+        d_model: The width.
+        heads: The number of attention heads.
+        depth: The number of blocks.
+        d_ff: The width of the feed-forward part.
+        dropout: Its rate.
+        length: L, if the points are told apart by a learned positional embedding; otherwise any L will do.
+        key: Draws the parameters.
 
     References:
-        | Generating Long Sequences with Sparse Transformers (Child et al., 2019), section 6
+        | Attention Is All You Need (Vaswani et al., 2017)
+        | https://arxiv.org/abs/1706.03762
+        | Generating Long Sequences with Sparse Transformers (Child et al., 2019)
         | https://arxiv.org/abs/1904.10509
     """
+
+    in_linear: Linear
+    positions: Float[Array, "L d"] | None
+    blocks: tuple[TransformerBlock, ...]
+    out_norm: LayerNorm
+    out_linear: Linear
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
-        width: int = 64,
+        d_model: int = 64,
         heads: int = 8,
-        feed_forward: int = 256,
-        layers: int = 2,
+        depth: int = 2,
+        d_ff: int = 256,
         dropout: float = 0.0,
+        length: int | None = None,
+        *,
+        key: PRNGKeyArray,
     ) -> None:
-        super().__init__()
-        self.in_linear = nn.Linear(inputs, width)
-        self.layers = nn.ModuleList(
-            TransformerBlock(width, heads, feed_forward, dropout) for _ in range(layers)
+        in_key, position_key, *keys = jax.random.split(key, depth + 2)
+        self.in_linear = Linear(inputs, d_model, key=in_key, std=0.125 / math.sqrt(inputs))
+        scale = 0.125 / math.sqrt(d_model)
+        self.positions = (
+            None if length is None else scale * jax.random.normal(position_key, (length, d_model))
         )
-        self.out_norm = nn.LayerNorm(width)
-        self.out_linear = nn.Linear(width, outputs)
-        self._reset()
+        self.blocks = tuple(TransformerBlock(d_model, heads, d_ff, dropout, depth, key=k) for k in keys)
+        self.out_norm = LayerNorm(d_model)
+        self.out_linear = Linear(d_model, outputs, key=key, std=0.0)
 
-    @torch.no_grad()
-    def _reset(self) -> None:
-        for name, p in self.named_parameters():
-            if p.dim() > 1:
-                p.normal_(std=0.125 / math.sqrt(p.shape[1]))
-            elif name.endswith("bias"):
-                p.zero_()
-        for block in self.layers:
-            for ending in (block.linear2, block.self_attn.out_proj):
-                ending.weight /= math.sqrt(2 * len(self.layers))
-        self.out_linear.weight.zero_()
+    def __call__(self, x: Float[Array, "B C L"], *, key: Key = None) -> Float[Array, "B P L"]:
+        """Applies the net.
 
-    def embed(self, x: Tensor) -> Tensor:
-        """The first linear map, (B, L, D) to (B, L, M)."""
-        return self.in_linear(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.embed(x.transpose(1, 2))
-        for block in self.layers:
-            h = block(h)
-        return self.out_linear(self.out_norm(h)).transpose(1, 2)
+        Raises:
+            RefigureError: Dropout is active and ``key`` is missing.
+        """
+        if any(block.dropout.p and not block.dropout.inference for block in self.blocks):
+            demand_key(key, self)
+        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        h = self.in_linear(x.swapaxes(1, 2))
+        if self.positions is not None:
+            h = h + self.positions
+        for block, block_key in zip(self.blocks, keys, strict=True):
+            h = block(h, key=block_key)
+        return self.out_linear(self.out_norm(h)).swapaxes(1, 2)
 
 
-class PositionalDenseTransformer(DenseTransformer):
-    r"""`DenseTransformer` with a learned embedding per position, drawn from $\mathcal N(0, 0.125^2 / M)$.
-
-    Arguments:
-        length: The number L of positions.
-        inputs: D.
-        outputs: E.
-        width: Features inside, M.
-        kwargs: As for `DenseTransformer`.
-    """
-
-    def __init__(self, length: int, inputs: int, outputs: int, width: int = 64, **kwargs: float) -> None:
-        super().__init__(inputs, outputs, width, **kwargs)  # type: ignore[arg-type]
-        self.position = nn.Parameter(torch.randn(length, width) * (0.125 / math.sqrt(width)))
-
-    def embed(self, x: Tensor) -> Tensor:
-        return self.in_linear(x) + self.position
-
-
-class DenseLayer(nn.Sequential):
-    """1 x 1 convolution, ReLU, 3 x 3 convolution, ReLU; the result is appended to the input.
-
-    Arguments:
-        channels: Channels of the input.
-        growth: Channels appended.
-    """
-
-    def __init__(self, channels: int, growth: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels, channels, 1),
-            nn.ReLU(),
-            nn.Conv2d(channels, growth, 3, padding=1),
-            nn.ReLU(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((x, super().forward(x)), 1)
-
-
-class DenseNet(nn.Module):
-    r"""The net of the image couplings, (B, C, H, W) to (B, E, H, W): one residual dense block.
-
-    A 1 x 1 convolution to the width, `DenseLayer` times the depth, a gated 1 x 1 convolution
-    $a + b \odot \sigma(c)$ back to the width that is added to the block's input, a 1 x 1 convolution to E.
-    The last one is zero at the start.
+class Conv2d(eqx.Module):
+    """Convolution that keeps H and W, (B, C, H, W) to (B, P, H, W), in PyTorch's layout and initialisation.
 
     Arguments:
         inputs: C.
-        outputs: E.
-        width: Channels inside.
-        depth: The number of dense layers.
-        growth: Channels that each dense layer appends.
+        outputs: P.
+        size: The side of the kernel, odd.
+        key: Draws the parameters.
+        zero: Whether they start at zero.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int = 64, depth: int = 10, growth: int = 64) -> None:
-        super().__init__()
-        self.in_conv = nn.Conv2d(inputs, width, 1)
-        self.dense = nn.Sequential(*(DenseLayer(width + i * growth, growth) for i in range(depth)))
-        self.gate = nn.Conv2d(width + depth * growth, 3 * width, 1)
-        self.out_conv = nn.Conv2d(width, outputs, 1)
-        nn.init.zeros_(self.out_conv.weight)
-        nn.init.zeros_(self.out_conv.bias)
+    weight: Float[Array, "P C k k"]
+    bias: Float[Array, " P"]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(
+        self, inputs: int, outputs: int, size: int = 1, *, key: PRNGKeyArray, zero: bool = False
+    ) -> None:
+        self.weight, self.bias = _torch_uniform((outputs, inputs, size, size), key)
+        if zero:
+            self.weight, self.bias = jnp.zeros_like(self.weight), jnp.zeros_like(self.bias)
+
+    def __call__(self, x: Float[Array, "B C H W"]) -> Float[Array, "B P H W"]:
+        return jax.lax.conv(x, self.weight, (1, 1), "SAME") + self.bias[:, None, None]
+
+
+class ResidualDenseBlock(eqx.Module):
+    r"""$x + a + b\,\sigma(c)$, where $(a, b, c)$ sees $x$ and what densely connected layers make of it.
+
+    Each layer (1x1, ReLU, 3x3, ReLU) sees the input and the outputs of all layers before it.
+
+    Arguments:
+        channels: C, of input and output.
+        depth: The number of layers.
+        growth: The channels that each adds.
+        key: Draws the parameters.
+    """
+
+    layers: tuple[tuple[Conv2d, Conv2d], ...]
+    gate: Conv2d
+
+    def __init__(self, channels: int, depth: int, growth: int, *, key: PRNGKeyArray) -> None:
+        gate_key, *keys = jax.random.split(key, 2 * depth + 1)
+        widths = [channels + i * growth for i in range(depth + 1)]
+        self.layers = tuple(
+            (Conv2d(width, width, key=first), Conv2d(width, growth, 3, key=second))
+            for width, first, second in zip(widths[:-1], keys[::2], keys[1::2], strict=True)
+        )
+        self.gate = Conv2d(widths[-1], 3 * channels, key=gate_key)
+
+    def __call__(self, x: Float[Array, "B C H W"]) -> Float[Array, "B C H W"]:
+        h = x
+        for first, second in self.layers:
+            h = jnp.concatenate((h, jax.nn.relu(second(jax.nn.relu(first(h))))), 1)
+        a, b, c = jnp.split(self.gate(h), 3, axis=1)
+        return x + a + b * jax.nn.sigmoid(c)
+
+
+class DenseNet(eqx.Module):
+    """Residual dense blocks between 1x1 convolutions, (B, C, H, W) to (B, P, H, W); it starts at zero.
+
+    Arguments:
+        inputs: C.
+        outputs: P.
+        mid: The channels between.
+        blocks: The number of blocks.
+        depth: The layers in each.
+        growth: The channels that each layer adds.
+        key: Draws the parameters.
+
+    References:
+        | Densely Connected Convolutional Networks (Huang et al., 2016)
+        | https://arxiv.org/abs/1608.06993
+    """
+
+    in_conv: Conv2d
+    blocks: tuple[ResidualDenseBlock, ...]
+    out_conv: Conv2d
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        mid: int = 64,
+        blocks: int = 1,
+        depth: int = 10,
+        growth: int = 64,
+        *,
+        key: PRNGKeyArray,
+    ) -> None:
+        in_key, out_key, *keys = jax.random.split(key, blocks + 2)
+        self.in_conv = Conv2d(inputs, mid, key=in_key)
+        self.blocks = tuple(ResidualDenseBlock(mid, depth, growth, key=k) for k in keys)
+        self.out_conv = Conv2d(mid, outputs, key=out_key, zero=True)
+
+    def __call__(self, x: Float[Array, "B C H W"], *, key: Key = None) -> Float[Array, "B P H W"]:
         h = self.in_conv(x)
-        a, b, c = self.gate(self.dense(h)).chunk(3, 1)
-        return self.out_conv(h + a + b * torch.sigmoid(c))
+        for block in self.blocks:
+            h = block(h)
+        return self.out_conv(h)

@@ -1,52 +1,56 @@
-"""Stochastic layers: random in both directions, the likelihood becomes a lower bound."""
+"""Stochastic layers: random in both directions, so that the likelihood is only bounded."""
 
-from torch import Tensor
+from typing import ClassVar
+
+import jax
+from jaxtyping import Array
 
 from papers.survae.distributions import Distribution
-from papers.survae.transforms import Transform, permute_last, random_permutation
+from papers.survae.surjections import random_order, take_elements
+from papers.survae.transforms import Context, Inferred, Key, Transform, constant, demand_key
 
 __all__ = ["VAE", "StochasticPermutation"]
 
 
 class StochasticPermutation(Transform):
-    r"""Shuffles the last axis of (B, ..., L) uniformly, in both directions.
+    r"""Puts the elements of a set, (B, L) or (B, C, L), in random order, whichever the direction.
 
-    $$ \mathcal V = \log \tfrac{1}{L!} - \log \tfrac{1}{L!} = 0 $$
+    $$ z = x_I, \quad x = z_{I'}, \qquad I, I' \sim \mathcal U(S_L), \qquad
+    \mathcal V = \log \tfrac 1 {L!} - \log \tfrac 1 {L!} = 0 $$
     """
 
-    exact = False
+    exact: ClassVar[bool] = False
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return permute_last(x, random_permutation(x)), x.new_zeros(x.shape[0])
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        return take_elements(x, random_order(demand_key(key, self), x)), constant(x, 0.0)
 
-    def inverse(self, z: Tensor) -> Tensor:
-        return permute_last(z, random_permutation(z))
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return take_elements(z, random_order(demand_key(key, self), z))
 
 
 class VAE(Transform):
-    r"""The variational autoencoder as a layer.
+    r"""A variational auto-encoder as a layer.
 
-    $$ z \sim q(z \mid x), \quad x \sim p(x \mid z), \quad \mathcal V = \log p(x \mid z) - \log q(z \mid x) $$
+    $$ z \sim q(z \mid x), \qquad x \sim p(x \mid z), \qquad
+    \mathcal V = \log p(x \mid z) - \log q(z \mid x) $$
 
     Arguments:
-        encoder: $q(z \mid x)$.
-        decoder: $p(x \mid z)$.
+        encoder: $q(z \mid x)$, a distribution given $x$ as context.
+        decoder: $p(x \mid z)$, a distribution given $z$ as context.
 
     References:
-        | Auto-Encoding Variational Bayes (Kingma et al., 2013)
+        | Auto-Encoding Variational Bayes (Kingma and Welling, 2013)
         | https://arxiv.org/abs/1312.6114
     """
 
-    exact = False
+    exact: ClassVar[bool] = False
+    encoder: Distribution
+    decoder: Distribution
 
-    def __init__(self, encoder: Distribution, decoder: Distribution) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        encoder_key, decoder_key = jax.random.split(demand_key(key, self))
+        z, log_q = self.encoder.sample_with_log_prob(encoder_key, x.shape[0], context=x)
+        return z, self.decoder.log_prob(x, decoder_key, context=z) - log_q
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_q = self.encoder.sample_with_log_prob(x.shape[0], x)
-        return z, self.decoder.log_prob(x, z) - log_q
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return self.decoder.sample(z.shape[0], z)
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return self.decoder.sample(demand_key(key, self), z.shape[0], context=z)

@@ -1,18 +1,27 @@
-"""Surjective layers: deterministic in one direction, random in the other.
-
-Those that are deterministic in the direction of inference keep the likelihood exact; the others (`Augment`,
-`GenerativeReLU` and the dequantizations) yield a lower bound.
-"""
+"""Surjective layers: deterministic in one direction, random in the other."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
 
+from common.errors import RefigureError
 from papers.survae.bijections import softplus
-from papers.survae.distributions import Categorical, Distribution, Elementwise, HalfNormal, StandardUniform
-from papers.survae.transforms import Transform, permute_last, random_permutation, sum_except_batch
+from papers.survae.distributions import Distribution, Elementwise, HalfNormal
+from papers.survae.transforms import (
+    Context,
+    Inferred,
+    Key,
+    Transform,
+    constant,
+    demand_key,
+    sum_except_batch,
+)
 
 __all__ = [
     "Abs",
@@ -21,23 +30,17 @@ __all__ = [
     "Max",
     "MaxPool2d",
     "ReLU",
-    "Rounding",
     "SignedAbs",
     "Slice",
     "Sort",
-    "UniformDequantization",
-    "VariationalDequantization",
 ]
 
 
-def _constant(x: Tensor, value: float) -> Tensor:
-    """The same contribution for every sample, (B,)."""
-    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-    return x.new_full((x.shape[0],), value, dtype=dtype)
-
-
-def _fair_sign(z: Tensor) -> Tensor:
-    return 1 - 2 * torch.randint_like(z, 2)
+def demand_exact(decoder: Distribution, who: object) -> None:
+    if not decoder.exact:
+        raise RefigureError(
+            f"{type(who).__name__} needs an exact decoder, {type(decoder).__name__} is a bound"
+        )
 
 
 class Abs(Transform):
@@ -50,11 +53,11 @@ class Abs(Transform):
         | https://arxiv.org/abs/2007.02731
     """
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.abs(), _constant(x, -math.prod(x.shape[1:]) * math.log(2))
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        return jnp.abs(x), constant(x, -math.prod(x.shape[1:]) * math.log(2))
 
-    def inverse(self, z: Tensor) -> Tensor:
-        return _fair_sign(z) * z
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return z * jax.random.rademacher(demand_key(key, self), z.shape, z.dtype)
 
 
 class SignedAbs(Transform):
@@ -64,303 +67,269 @@ class SignedAbs(Transform):
     \mathcal V = \sum_{i \in I} \log p(\operatorname{sign} x_i \mid z) $$
 
     Arguments:
-        classifier: From $z$, (B, D), to the logits of a positive sign, (B, |I|).
+        classifier: ``classifier(z, key=key)`` from $z$, (B, D), to the logits of a positive sign, (B, |I|).
         elements: $I$, indices along axis 1; 0 counts as negative.
     """
 
-    def __init__(self, classifier: nn.Module, elements: Sequence[int]) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.register_buffer("elements", torch.tensor(elements), persistent=False)
+    classifier: Callable[..., Array]
+    elements: tuple[int, ...] = eqx.field(static=True, converter=tuple)
 
-    def _mask(self, x: Tensor) -> Tensor:
-        return (torch.arange(x.shape[1], device=x.device).unsqueeze(1) == self.elements).any(1)
+    def _where_signed(self, x: Array, changed: Array) -> Array:
+        return jnp.where(np.isin(np.arange(x.shape[1]), self.elements), changed, x)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = torch.where(self._mask(x), x.abs(), x)
-        logits = self.classifier(z)
-        positive = x.index_select(1, self.elements) > 0
-        return z, -sum_except_batch(softplus(torch.where(positive, -logits, logits)))
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        z = self._where_signed(x, jnp.abs(x))
+        logits = self.classifier(z, key=key)
+        positive = jnp.stack([x[:, i] > 0 for i in self.elements], 1)
+        return z, -sum_except_batch(softplus(jnp.where(positive, -logits, logits)))
 
-    def inverse(self, z: Tensor) -> Tensor:
-        logits = self.classifier(z)
-        sign = torch.where(torch.rand_like(logits) < torch.sigmoid(logits), 1.0, -1.0).to(z.dtype)
-        return z * torch.ones_like(z).index_copy(1, self.elements, sign)
-
-
-class _Decoded(Transform):
-    """An inference surjection whose generation draws from a decoder; exact if the decoder's density is."""
-
-    def __init__(self, decoder: Distribution | None) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    @property
-    def exact(self) -> bool:  # type: ignore[override]
-        """Whether the decoder's density is exact."""
-        return self.decoder is None or self.decoder.exact
-
-
-class VariationalDequantization(Transform):
-    r"""Rounding in the direction of generation: integers become points of their cells in the unit cube.
-
-    $$ z = (x + u) / K, \quad u \sim q(u \mid x) \text{ on } [0, 1)^D, \qquad x = \lfloor K z \rfloor, \qquad
-    \mathcal V = -\log q(u \mid x) - D \log K $$
-
-    Arguments:
-        encoder: $q(u \mid x)$; its context is the middle of the cells, $(x + 1/2) / K$.
-        levels: $K$, so that $x$ is in $0 \dots K - 1$.
-
-    References:
-        | Flow++: Improving Flow-Based Generative Models with Variational Dequantization (Ho et al., 2019)
-        | https://arxiv.org/abs/1902.00275
-    """
-
-    exact = False
-
-    def __init__(self, encoder: Distribution, levels: int = 256) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.levels = levels
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u, log_q = self.encoder.sample_with_log_prob(x.shape[0], (x + 0.5) / self.levels)
-        return (x + u) / self.levels, -log_q - math.prod(x.shape[1:]) * math.log(self.levels)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return (self.levels * z).floor().clamp(0, self.levels - 1).long()
-
-
-class UniformDequantization(VariationalDequantization):
-    r"""Uniform noise in every cell: $\mathcal V = -D \log K$.
-
-    Arguments:
-        shape: The shape of one $x$.
-        levels: $K$.
-    """
-
-    def __init__(self, shape: Sequence[int], levels: int = 256) -> None:
-        super().__init__(StandardUniform(shape), levels)
-
-
-class Rounding(_Decoded):
-    r"""Rounding in the direction of inference: $z$ is the nearest integer, generation fills its cell.
-
-    $$ z = \lfloor x + 1/2 \rfloor, \qquad x = z - 1/2 + u, \quad u \sim p(u \mid z), \qquad
-    \mathcal V = \log p(u \mid z) $$
-
-    Arguments:
-        decoder: $p(u \mid z)$ on $[0, 1)^D$.
-    """
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = (x + 0.5).floor()
-        return z, self.decoder.log_prob(x + 0.5 - z, z)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z - 0.5 + self.decoder.sample(z.shape[0], z)
-
-
-class Slice(_Decoded):
-    r"""Keeps the first part of an axis; generation draws the rest. The step of multi-scale architectures.
-
-    $$ x = (z, x_2), \quad x_2 \sim p(x_2 \mid z), \qquad \mathcal V = \log p(x_2 \mid z) $$
-
-    Arguments:
-        decoder: $p(x_2 \mid z)$.
-        num_keep: The size of $z$ along the axis.
-        dim: The axis.
-    """
-
-    def __init__(self, decoder: Distribution, num_keep: int, dim: int = 1) -> None:
-        super().__init__(decoder)
-        self.num_keep = num_keep
-        self.dim = dim
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, x2 = x.tensor_split([self.num_keep], self.dim)
-        return z, self.decoder.log_prob(x2, z)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return torch.cat((z, self.decoder.sample(z.shape[0], z)), self.dim)
-
-
-class Augment(Transform):
-    r"""Slicing in the direction of generation: inference appends noise.
-
-    $$ z = (x, z_2), \quad z_2 \sim q(z_2 \mid x), \qquad \mathcal V = -\log q(z_2 \mid x) $$
-
-    Arguments:
-        encoder: $q(z_2 \mid x)$.
-        size: The size of $x$ along the axis.
-        dim: The axis.
-    """
-
-    exact = False
-
-    def __init__(self, encoder: Distribution, size: int, dim: int = 1) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.size = size
-        self.dim = dim
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z2, log_q = self.encoder.sample_with_log_prob(x.shape[0], x)
-        return torch.cat((x, z2), self.dim), -log_q
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z.narrow(self.dim, 0, self.size)
-
-
-class Max(_Decoded):
-    r"""The largest of the K entries of the last axis; generation places it and draws the others below it.
-
-    $$ z = \max_k x_k, \qquad \mathcal V = \log p(k \mid z) + \log p(d \mid z), \quad d = z - x_{-k} \ge 0 $$
-
-    Of equal entries the first is the maximum.
-
-    Arguments:
-        decoder: $p(d \mid z)$, over (B, ..., K - 1).
-        index: $p(k \mid z)$; uniform if absent.
-    """
-
-    def __init__(self, decoder: Distribution, index: Categorical | None = None) -> None:
-        super().__init__(decoder)
-        self.index = index
-
-    @staticmethod
-    def split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The maximum and its index, (B, ...), and the others' distances to it, (B, ..., K - 1), in order."""
-        k = x.argmax(-1, keepdim=True)
-        others = torch.arange(x.shape[-1] - 1, device=x.device)
-        z = x.gather(-1, k)
-        return z.squeeze(-1), k.squeeze(-1), z - x.gather(-1, others + (others >= k))
-
-    @staticmethod
-    def join(z: Tensor, k: Tensor, d: Tensor) -> Tensor:
-        """The inverse of `split`."""
-        z, k = z.unsqueeze(-1), k.unsqueeze(-1)
-        i = torch.arange(d.shape[-1] + 1, device=d.device)
-        return torch.where(i == k, z, z - d.gather(-1, (i - (i > k).long()).clamp(max=d.shape[-1] - 1)))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, k, d = self.split(x)
-        if self.index is None:
-            log_k = _constant(x, -math.prod(x.shape[1:-1]) * math.log(x.shape[-1]))
-        else:
-            log_k = self.index.log_prob(k, z)
-        return z, log_k + self.decoder.log_prob(d, z)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        d = self.decoder.sample(z.shape[0], z)
-        if self.index is None:
-            k = torch.randint_like(z, d.shape[-1] + 1).long()
-        else:
-            k = self.index.sample(z.shape[0], z)
-        return self.join(z, k, d)
-
-
-class MaxPool2d(_Decoded):
-    r"""The largest entry of every 2 x 2 window, (B, C, H, W) to (B, C, H / 2, W / 2): `Max` per window.
-
-    $$ \mathcal V = -\tfrac{C H W}{4} \log 4 + \log p(d \mid z) $$
-
-    The three distances $d$ of channel $c$ are channels $3c \dots 3c + 2$ of a (B, 3 C, H / 2, W / 2) tensor,
-    in the windows' row-major order.
-
-    Arguments:
-        decoder: $p(d \mid z)$; half-normal if absent.
-    """
-
-    def __init__(self, decoder: Distribution | None = None) -> None:
-        super().__init__(decoder)
-
-    def _decoder(self, z: Tensor) -> Distribution:
-        return self.decoder or HalfNormal((3 * z.shape[1], *z.shape[2:])).to(z)
-
-    @staticmethod
-    def split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The maxima and their index in the window, (B, C, H / 2, W / 2), and $d$."""
-        b, c, h, w = x.shape
-        windows = x.view(b, c, h // 2, 2, w // 2, 2).transpose(3, 4).flatten(4)
-        z, k, d = Max.split(windows)
-        return z, k, d.movedim(4, 2).flatten(1, 2)
-
-    @staticmethod
-    def join(z: Tensor, k: Tensor, d: Tensor) -> Tensor:
-        """The inverse of `split`."""
-        windows = Max.join(z, k, d.unflatten(1, (-1, 3)).movedim(2, 4))
-        return windows.unflatten(4, (2, 2)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, _, d = self.split(x)
-        log_k = -math.prod(z.shape[1:]) * math.log(4)
-        return z, self._decoder(z).log_prob(d, z) + log_k
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return self.join(z, torch.randint_like(z, 4).long(), self._decoder(z).sample(z.shape[0], z))
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        key, net_key = jax.random.split(demand_key(key, self))
+        positive = jax.random.bernoulli(key, jax.nn.sigmoid(self.classifier(z, key=net_key)))
+        signed = z
+        for i, sign in zip(self.elements, positive.T, strict=True):
+            signed = signed.at[:, i].set(jnp.where(sign, z[:, i], -z[:, i]))
+        return signed
 
 
 class Sort(Transform):
-    r"""Sorts the last axis; generation shuffles it. Makes any flow invariant to the order of points.
+    r"""Sorts the elements of a set; generation puts them in random order.
 
-    $$ z = x_{I}, \quad I = \operatorname{argsort} \kappa(x), \qquad \mathcal V = -\log L! $$
+    $$ z = \operatorname{sort}(x), \quad x = z_I, \; I \sim \mathcal U(S_L), \quad \mathcal V = -\log L! $$
 
-    Arguments:
-        channel: For points (B, C, L), the coordinate $\kappa$ by which they are sorted, moved as wholes; None
-            for numbers (B, L).
-    """
-
-    def __init__(self, channel: int | None = None) -> None:
-        super().__init__()
-        self.channel = channel
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        key = x if self.channel is None else x[:, self.channel]
-        return permute_last(x, key.argsort(dim=-1, stable=True)), _constant(x, -math.lgamma(x.shape[-1] + 1))
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return permute_last(z, random_permutation(z))
-
-
-class ReLU(_Decoded):
-    r"""$z = \max(0, x)$ in the direction of inference; generation fills the negative axis.
-
-    $$ \mathcal V = \sum_{x_i \le 0} \log p(-x_i) $$
-
-    The density of $z$ is with respect to Lebesgue measure and an atom at 0, per element.
+    A set of L numbers is (B, L); one of L vectors is (B, C, L), whose columns move together. Ties (of
+    probability zero) keep their order.
 
     Arguments:
-        decoder: The density of $-x_i$ given $z_i = 0$.
+        element: The entry of every vector, 0 to C - 1, that is the sorting key.
     """
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.relu(), sum_except_batch(self.decoder.log_density(-x).masked_fill(x > 0, 0))
+    element: int = eqx.field(static=True, default=0)
 
-    def inverse(self, z: Tensor) -> Tensor:
-        return torch.where(z > 0, z, -self.decoder.sample(z.shape[0]))
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        order = jnp.argsort(x if x.ndim == 2 else x[:, self.element])
+        return take_elements(x, order), constant(x, -math.lgamma(x.shape[-1] + 1))
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return take_elements(z, random_order(demand_key(key, self), z))
+
+
+def take_elements(x: Array, order: Array) -> Array:
+    """Reorders the last axis of (B, L) or (B, C, L) by indices (B, L)."""
+    return jnp.take_along_axis(x, order if x.ndim == 2 else order[:, None], axis=-1)
+
+
+def random_order(key: PRNGKeyArray, x: Array) -> Int[Array, "B L"]:
+    """A uniform permutation of the last axis for every sample."""
+    return jnp.argsort(jax.random.uniform(key, (x.shape[0], x.shape[-1])))
+
+
+class Max(Transform):
+    r"""The largest of K values; generation hides it among K - 1 smaller ones.
+
+    $$ z = \max_k x_k, \qquad k \sim p(k \mid z), \quad x_k = z, \quad x_{-k} = z - d, \quad
+    d \sim p(d \mid z) \text{ on } [0, \infty)^{K - 1} $$
+    $$ \mathcal V = \log p(k \mid z) + \log p(d \mid z) $$
+
+    From (B, K, ...) to (B, ...). Of equal values the first is the maximum.
+
+    Arguments:
+        size: K.
+        decoder: $p(d \mid z)$ on (B, K - 1, ...), an exact distribution; by default a standard `HalfNormal`.
+        index: $p(k \mid z)$ on (B, ...), as a rule a `Categorical`; by default uniform.
+
+    Raises:
+        RefigureError: ``decoder`` is only a bound.
+    """
+
+    size: int = eqx.field(static=True)
+    decoder: Distribution | None = None
+    index: Distribution | None = None
+
+    def __check_init__(self) -> None:
+        if self.decoder is not None:
+            demand_exact(self.decoder, self)
+
+    # How `MaxPool2d` differs: where the K values lie in x, (B, ..., K) is what `forward` sees, and where the
+    # K - 1 differences, (B, ..., K - 1), lie in what the decoder sees.
+    def _gather(self, x: Array) -> Array:
+        return jnp.moveaxis(x, 1, -1)
+
+    def _scatter(self, values: Array) -> Array:
+        return jnp.moveaxis(values, -1, 1)
+
+    def _stack(self, d: Array) -> Array:
+        return jnp.moveaxis(d, -1, 1)
+
+    def _unstack(self, d: Array, z: Array) -> Array:
+        return jnp.moveaxis(d, 1, -1)
+
+    def split(self, x: Array) -> tuple[Array, Array, Int[Array, "B ..."]]:
+        """The maximum $z$, the differences $d$ as the decoder sees them, and $k$."""
+        values = self._gather(x)
+        k = jnp.argmax(values, -1)[..., None]
+        others = np.arange(self.size - 1)
+        z = jnp.take_along_axis(values, k, -1)
+        d = z - jnp.take_along_axis(values, others + (others >= k), -1)
+        return z[..., 0], self._stack(d), k[..., 0]
+
+    def merge(self, z: Array, d: Array, k: Int[Array, "B ..."]) -> Array:
+        """The inverse of `split`."""
+        d, k, places = self._unstack(d, z), k[..., None], np.arange(self.size)
+        smaller = z[..., None] - jnp.take_along_axis(d, jnp.minimum(places - (places > k), self.size - 2), -1)
+        return self._scatter(jnp.where(places == k, z[..., None], smaller))
+
+    def _decoder(self, z: Array) -> Distribution:
+        if self.decoder is not None:
+            return self.decoder
+        d = jax.eval_shape(self._stack, jnp.broadcast_to(z[..., None], (*z.shape, self.size - 1)))
+        return HalfNormal(d.shape[1:])
+
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        z, d, k = self.split(x)
+        log_p = self._decoder(z).log_prob(d, context=z)
+        if self.index is None:
+            return z, log_p - math.prod(z.shape[1:]) * math.log(self.size)
+        return z, log_p + self.index.log_prob(k, context=z)
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        index_key, key = jax.random.split(demand_key(key, self))
+        if self.index is None:
+            k = jax.random.randint(index_key, z.shape, 0, self.size)
+        else:
+            k = self.index.sample(index_key, z.shape[0], context=z)
+        return self.merge(z, self._decoder(z).sample(key, z.shape[0], context=z), k)
+
+
+class MaxPool2d(Max):
+    r"""`Max` of every 2 x 2 window: (B, C, H, W) to (B, C, H / 2, W / 2).
+
+    $$ \mathcal V = -C \tfrac H 2 \tfrac W 2 \log 4 + \log p(d \mid z) $$
+
+    Window elements count in row-major order; the three differences of channel $c$ are the decoder's channels
+    $3 c + j$.
+
+    Arguments:
+        decoder: $p(d \mid z)$ on (B, 3 C, H / 2, W / 2), exact; by default a standard `HalfNormal`.
+        index: $p(k \mid z)$ on (B, C, H / 2, W / 2); by default uniform on the four places.
+    """
+
+    size: int = eqx.field(static=True, default=4, init=False)
+
+    def _gather(self, x: Array) -> Array:
+        b, c, h, w = x.shape
+        windows = x.reshape(b, c, h // 2, 2, w // 2, 2).transpose(0, 1, 2, 4, 3, 5)
+        return windows.reshape(b, c, h // 2, w // 2, 4)
+
+    def _scatter(self, values: Array) -> Array:
+        b, c, h, w, _ = values.shape
+        windows = values.reshape(b, c, h, w, 2, 2).transpose(0, 1, 2, 4, 3, 5)
+        return windows.reshape(b, c, 2 * h, 2 * w)
+
+    def _stack(self, d: Array) -> Array:
+        b, c, h, w, _ = d.shape
+        return jnp.moveaxis(d, -1, 2).reshape(b, 3 * c, h, w)
+
+    def _unstack(self, d: Array, z: Array) -> Array:
+        b, c, h, w = z.shape
+        return jnp.moveaxis(d.reshape(b, c, 3, h, w), 2, -1)
+
+
+class Slice(Transform):
+    r"""Keeps part of an axis; generation draws the rest. Multi-scale flows are made of it.
+
+    $$ x = (z, x_2), \qquad x_2 \sim p(x_2 \mid z), \qquad \mathcal V = \log p(x_2 \mid z) $$
+
+    Arguments:
+        decoder: $p(x_2 \mid z)$, an exact distribution.
+        num_keep: How many entries of the axis are $z$.
+        dim: The axis.
+
+    Raises:
+        RefigureError: ``decoder`` is only a bound.
+    """
+
+    decoder: Distribution
+    num_keep: int = eqx.field(static=True)
+    dim: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self) -> None:
+        demand_exact(self.decoder, self)
+
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        z, x2 = jnp.split(x, [self.num_keep], self.dim)
+        return z, self.decoder.log_prob(x2, context=z)
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        x2 = self.decoder.sample(demand_key(key, self), z.shape[0], context=z)
+        return jnp.concatenate((z, x2), self.dim)
+
+
+class Augment(Transform):
+    r"""Appends noise to an axis; generation drops it. `Slice` the other way round, and a bound.
+
+    $$ z = (x, z_2), \qquad z_2 \sim q(z_2 \mid x), \qquad \mathcal V = -\log q(z_2 \mid x) $$
+
+    Arguments:
+        encoder: $q(z_2 \mid x)$.
+        size: The size of the axis in $x$.
+        dim: The axis.
+
+    References:
+        | Augmented Normalizing Flows (Huang et al., 2020)
+        | https://arxiv.org/abs/2002.07101
+    """
+
+    exact: ClassVar[bool] = False
+    encoder: Distribution
+    size: int = eqx.field(static=True)
+    dim: int = eqx.field(static=True, default=1)
+
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        z2, log_q = self.encoder.sample_with_log_prob(demand_key(key, self), x.shape[0], context=x)
+        return jnp.concatenate((x, z2), self.dim), -log_q
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jax.lax.slice_in_dim(z, 0, self.size, axis=self.dim)
+
+
+class ReLU(Transform):
+    r"""Inference sets negative elements to zero; generation draws them anew.
+
+    $$ z = \max(0, x), \qquad x = z \text{ if } z > 0, \text{ else } -x \sim p, \qquad
+    \mathcal V = \sum_{x_i \le 0} \log p(-x_i) $$
+
+    Arguments:
+        negative: $p$, on $[0, \infty)$, the same for every element.
+    """
+
+    negative: Elementwise = HalfNormal(())
+
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        log_p = self.negative.log_density(jnp.maximum(-x, 0))
+        return jnp.maximum(x, 0), sum_except_batch(jnp.where(x > 0, 0, log_p))
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jnp.where(z > 0, z, -self.negative.draw(demand_key(key, self), z.shape).astype(z.dtype))
 
 
 class GenerativeReLU(Transform):
-    r"""$x = \max(0, z)$ in the direction of generation: zeros in the data are filled with negative numbers.
+    r"""Generation sets negative elements to zero; inference guesses them. The reverse of `ReLU`, a bound.
 
-    $$ z_i = x_i \; (x_i > 0), \quad -z_i \sim q \; (x_i = 0), \qquad
+    $$ x = \max(0, z), \qquad z = x \text{ if } x > 0, \text{ else } -z \sim q, \qquad
     \mathcal V = -\sum_{x_i = 0} \log q(-z_i) $$
 
     Arguments:
-        encoder: $q$, on the positive numbers.
+        negative: $q$, on $[0, \infty)$, the same for every element.
     """
 
-    exact = False
+    exact: ClassVar[bool] = False
+    negative: Elementwise = HalfNormal(())
 
-    def __init__(self, encoder: Elementwise) -> None:
-        super().__init__()
-        self.encoder = encoder
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        noise = self.negative.draw(demand_key(key, self), x.shape).astype(x.dtype)
+        ladj = -sum_except_batch(jnp.where(x > 0, 0, self.negative.log_density(noise)))
+        return jnp.where(x > 0, x, -noise), ladj
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        fill = self.encoder.sample(x.shape[0])
-        log_q = self.encoder.log_density(fill).masked_fill(x > 0, 0)
-        return torch.where(x > 0, x, -fill), -sum_except_batch(log_q)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z.relu()
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jnp.maximum(z, 0)

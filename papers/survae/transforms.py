@@ -1,42 +1,59 @@
 """The contract of every SurVAE layer, and the composition of layers."""
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-__all__ = ["Compose", "Transform", "permute_last", "random_permutation", "sum_except_batch"]
+from common.errors import RefigureError
+
+__all__ = ["Compose", "Context", "Inferred", "Key", "Transform", "constant", "demand_key", "sum_except_batch"]
+
+Key = PRNGKeyArray | None
+"""Randomness for the layers that draw; nothing else needs any."""
+Context = Shaped[Array, "B ..."] | None
+"""What a conditional layer or distribution is given beside its input."""
+Inferred = tuple[Shaped[Array, "B ..."], Float[Array, " B"]]
+"""A latent $z$ and the likelihood contribution $\\mathcal V$ of every sample."""
 
 
-def sum_except_batch(x: Tensor) -> Tensor:
+def sum_except_batch(x: Shaped[Array, "B ..."]) -> Shaped[Array, " B"]:
     """Sum over all axes but the first: (B, ...) to (B,)."""
-    return x.flatten(1).sum(1)
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 
-def permute_last(x: Tensor, index: Tensor) -> Tensor:
-    """Reorders the last axis of $x$, (B, ..., L), by a permutation per sample, (B, L)."""
-    return x.gather(-1, index.view(x.shape[0], *(1,) * (x.dim() - 2), -1).expand_as(x))
+def constant(x: Shaped[Array, "B ..."], value: float | Array) -> Float[Array, " B"]:
+    """The same contribution for every sample, (B,), in the precision of $x$ (or the default)."""
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+    return jnp.full(x.shape[0], value, dtype)
 
 
-def random_permutation(x: Tensor) -> Tensor:
-    """A uniform permutation of the last axis for each sample of (B, ..., L), as (B, L)."""
-    return torch.rand(x.shape[0], x.shape[-1], device=x.device).argsort(-1)
+def demand_key(key: Key, who: object) -> PRNGKeyArray:
+    """The key, if there is one.
+
+    Raises:
+        RefigureError: There is none, and ``who`` is about to draw at random.
+    """
+    if key is None:
+        raise RefigureError(f"{type(who).__name__} draws at random here: pass key=jax.random.key(seed)")
+    return key
 
 
-class Transform(nn.Module):
-    r"""One layer $x \leftrightarrow z$ of a SurVAE flow.
+class Transform(eqx.Module):
+    r"""One layer $x \leftrightarrow z$ of a SurVAE flow, on batches (B, ...).
 
     $$ \log p(x) \simeq \log p(z) + \mathcal V(x, z) + \mathcal E(x, z), \qquad z \sim q(z \mid x) $$
 
-    *Inference* (``forward``) goes from data $x$ to latent $z$, *generation* (``inverse``) back. A bijection
-    is deterministic in both, a surjection in one, a stochastic layer in neither direction. No layer writes
-    into its input or branches in Python on a value, so that layers run under ``torch.func`` and can be
-    traced.
+    *Inference* (``forward``) goes from data $x$ to latent $z$, *generation* (``inverse``) back. Either may be
+    random: a bijection has neither random, a surjection one, a stochastic layer both. A random direction
+    needs ``key``; layers without use for ``key`` or ``context`` ignore them. Every layer is a pytree whose
+    arrays are its trainable parameters; all else is static.
 
     Attributes:
         exact: Whether the bound gap $\mathcal E$ is zero, so that $\mathcal V$ is all there is.
-        conditional: Whether the layer takes a context beside its input.
 
     References:
         | SurVAE Flows: Surjections to Bridge the Gap between VAEs and Flows (Nielsen et al., 2020),
@@ -44,54 +61,75 @@ class Transform(nn.Module):
         | https://arxiv.org/abs/2007.02731
     """
 
-    exact: bool = True
-    conditional: bool = False
+    exact: ClassVar[bool] = True
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Infers $z$, (B, ...), and the likelihood contribution $\mathcal V(x, z)$, ``ladj``, (B,)."""
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        r"""Infers $z$, (B, ...), and the likelihood contribution $\mathcal V(x, z)$, ``ladj``, (B,).
+
+        Raises:
+            RefigureError: Inference is random and ``key`` is missing.
+        """
         raise NotImplementedError
 
-    def inverse(self, z: Tensor) -> Tensor:
-        """Generates $x$ from $z$."""
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        """Generates $x$ from $z$.
+
+        Raises:
+            RefigureError: Generation is random and ``key`` is missing.
+        """
         raise NotImplementedError
 
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> Tensor:
-        """Sets data-dependent parameters, if the layer has any, from a batch $x$; returns its $z$."""
-        return self(x)[0]
+    def initialise(self, x: Array, *, key: Key = None, context: Context = None) -> "Transform":
+        """This layer with its data-dependent parameters, if it has any, set from a batch $x$."""
+        return self
 
 
-class Compose(Transform, nn.ModuleList):
+class Compose(Transform):
     r"""Layers one after the other, the first next to the data: $\mathcal V$ is the sum of theirs.
-
-    It is a ``ModuleList``: layers can be indexed and iterated, and parameters are named by position.
 
     Arguments:
         layers: The layers, in the direction of inference.
     """
 
+    layers: tuple[Transform, ...]
+
     def __init__(self, layers: Iterable[Transform] = ()) -> None:
-        nn.ModuleList.__init__(self, layers)
+        self.layers = tuple(layers)
 
     @property
     def exact(self) -> bool:  # type: ignore[override]
         """Whether every layer is exact."""
-        return all(cast(Transform, layer).exact for layer in self)
+        return all(layer.exact for layer in self.layers)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total: Tensor | None = None
-        for layer in self:
-            x, ladj = layer(x, context) if layer.conditional else layer(x)
-            total = ladj if total is None else total + ladj
-        return x, x.new_zeros(x.shape[0]) if total is None else total
+    def __iter__(self) -> Iterator[Transform]:
+        return iter(self.layers)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        for layer in reversed(self):
-            z = layer.inverse(z, context) if layer.conditional else layer.inverse(z)
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Transform:
+        return self.layers[index]
+
+    def _keys(self, key: Key) -> list[Key]:
+        # Keys that no layer uses cost nothing once the caller is compiled.
+        return [None] * len(self) if key is None else list(jax.random.split(key, len(self)))
+
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        contributions = []
+        for layer, layer_key in zip(self.layers, self._keys(key), strict=True):
+            x, ladj = layer.forward(x, key=layer_key, context=context)
+            contributions.append(ladj)
+        return x, sum(contributions, start=constant(x, 0.0))
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        for layer, layer_key in zip(reversed(self.layers), self._keys(key), strict=True):
+            z = layer.inverse(z, key=layer_key, context=context)
         return z
 
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> Tensor:
-        for layer in self:
-            x = layer.initialise(x)
-        return x
+    def initialise(self, x: Array, *, key: Key = None, context: Context = None) -> "Compose":
+        """Initialises the layers first to last, each on what the ones before it make of $x$."""
+        layers = []
+        for layer, layer_key in zip(self.layers, self._keys(key), strict=True):
+            layers.append(layer.initialise(x, key=layer_key, context=context))
+            x, _ = layers[-1].forward(x, key=layer_key, context=context)
+        return Compose(layers)

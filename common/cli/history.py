@@ -1,0 +1,38 @@
+"""Verdicts as they were committed: `docs/gallery/<paper>/claims.json` at a git revision."""
+
+import json
+import subprocess
+from typing import Any
+
+from common import spec
+from common.errors import RefigureError
+
+__all__ = ["committed_verdicts"]
+
+
+def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any]]:
+    """The judged claims of a paper at a revision (default: HEAD); empty where it had none yet.
+
+    Raises:
+        RefigureError: `rev` was given and names no revision, or git is not there.
+    """
+    if rev is not None:
+        _git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}", fault=f"--rev {rev}: no such git revision")
+    name = f"{rev or 'HEAD'}:docs/gallery/{paper}/claims.json"
+    try:
+        text = _git("show", name, fault="not committed")
+    except RefigureError:
+        return []
+    found: list[dict[str, Any]] = json.loads(text)
+    return found
+
+
+def _git(*arguments: str, fault: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=spec.root(), capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+    except FileNotFoundError:
+        raise RefigureError("git is not installed, and this compares with committed verdicts") from None
+    except subprocess.SubprocessError:
+        raise RefigureError(fault) from None

@@ -1,0 +1,75 @@
+"""`docs/gallery/`: the committed snapshot of all results, for people, page hosts and the README."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import atomic, spec
+from common.claims import Judged
+from common.config import build as built
+from common.config import read_yaml
+from common.errors import RefigureError
+from common.report.inputs import FORMATS
+from common.report.page import number, render
+
+__all__ = ["build"]
+
+BEGIN, END = "<!-- verdicts: written by `make gallery` -->", "<!-- end of verdicts -->"
+
+
+def build(target: Path | None = None) -> Path:
+    """Copy `results/` of every paper, write the index, and refresh the verdict table in the README.
+
+    Raises:
+        RefigureError: A paper has no results yet.
+    """
+    target = target or spec.root() / "docs" / "gallery"
+    entries = [_copy(paper, target) for paper in spec.papers()]
+    atomic.write_text(target / "index.html", render("gallery.html.j2", entries=entries))
+    _refresh(spec.root() / "README.md", "\n".join(_verdict_rows(entries)))
+    return target / "index.html"
+
+
+def _copy(paper: str, target: Path) -> dict[str, Any]:
+    room, source = spec.load(paper), spec.root() / "results" / paper
+    if not (source / "index.html").is_file():
+        raise RefigureError(
+            f"{source} is not there: snakemake results/{paper} makes it, dvc pull results/{paper} brings it"
+        )
+    names = ["index.html", "claims.json", *(f"figures/{name}.{kind}" for name in room.figures for kind in FORMATS)]
+    shutil.rmtree(target / paper, ignore_errors=True)
+    for name in names:
+        atomic.write_bytes(target / paper / name, (source / name).read_bytes())
+    records = read_yaml(source / "claims.json")  # JSON is YAML
+    judged: list[Judged] = built(list[Judged], records, str(source / "claims.json"))
+    return {"paper": paper, "room": room, "cover": next(iter(room.figures)), "judged": judged}
+
+
+def _verdict_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Headline claims of all papers as a Markdown table."""
+    yield "| paper | claim | published | ours (95 % interval) | seeds | verdict |"
+    yield "|---|---|---:|---:|---:|---|"
+    for entry in entries:
+        for claim in entry["judged"]:
+            if not claim.headline:
+                continue
+            ours = number(claim.ours)
+            if claim.interval:
+                ours += f" [{number(claim.interval[0])}, {number(claim.interval[1])}]"
+            how = f" ({claim.provenance})" if claim.published is not None else ""
+            yield (
+                f"| {claim.paper} | {claim.statement} | {number(claim.published)}{how} | {ours} {claim.unit} "
+                f"| {claim.n_seeds} | {claim.verdict} |"
+            )
+
+
+def _refresh(readme: Path, table: str) -> None:
+    """Put the table between its marks, if the file has them."""
+    if not readme.is_file():
+        return
+    text = readme.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if begin and end:
+        atomic.write_text(readme, f"{head}{BEGIN}\n{table}\n{END}{tail}")

@@ -1,0 +1,93 @@
+"""Bijections that move entries about: nothing is stretched, so they contribute nothing."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from papers.survae.transforms import Context, Inferred, Key, Transform, constant
+
+__all__ = ["Permute", "Reverse", "Shuffle", "Squeeze2d"]
+
+
+class _Rearrange(Transform):
+    """What the layers below share: $\\mathcal V = 0$."""
+
+    def rearrange(self, x: Array) -> Array:
+        raise NotImplementedError
+
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        return self.rearrange(x), constant(x, 0.0)
+
+
+class Reverse(_Rearrange):
+    """Flips the order along an axis.
+
+    Arguments:
+        dim: The axis.
+    """
+
+    dim: int = eqx.field(static=True, default=1)
+
+    def rearrange(self, x: Array) -> Array:
+        return jnp.flip(x, self.dim)
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jnp.flip(z, self.dim)
+
+
+class Shuffle(_Rearrange):
+    """A fixed random permutation along an axis.
+
+    Arguments:
+        size: The size of the axis.
+        dim: The axis.
+        seed: Draws the permutation. An integer, not a key: models that differ in their parameters only, and
+            so can be stacked, share their permutations.
+    """
+
+    permutation: tuple[int, ...] = eqx.field(static=True)
+    dim: int = eqx.field(static=True)
+
+    def __init__(self, size: int, dim: int = 1, *, seed: int = 0) -> None:
+        self.permutation = tuple(np.random.default_rng(seed).permutation(size).tolist())
+        self.dim = dim
+
+    def rearrange(self, x: Array) -> Array:
+        return jnp.take(x, np.array(self.permutation), axis=self.dim)
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jnp.take(z, np.argsort(self.permutation), axis=self.dim)
+
+
+class Permute(_Rearrange):
+    """Reorders axes: ``Permute(2, 1)`` takes (B, L, C) to (B, C, L).
+
+    Arguments:
+        dims: For every axis of the result but the batch, the input's axis.
+    """
+
+    dims: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, *dims: int) -> None:
+        self.dims = (0, *dims)
+
+    def rearrange(self, x: Array) -> Array:
+        return jnp.transpose(x, self.dims)
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return jnp.transpose(z, np.argsort(self.dims))
+
+
+class Squeeze2d(_Rearrange):
+    """Space to depth: (B, C, H, W) to (B, 4 C, H / 2, W / 2), every 2 x 2 window's entries side by side."""
+
+    def rearrange(self, x: Array) -> Array:
+        b, c, h, w = x.shape
+        windows = x.reshape(b, c, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 5, 2, 4)
+        return windows.reshape(b, 4 * c, h // 2, w // 2)
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        b, c, h, w = z.shape
+        windows = z.reshape(b, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3)
+        return windows.reshape(b, c // 4, 2 * h, 2 * w)
