@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from common.errors import RefigureError
 
-__all__ = ["is_full", "replacing", "sync_folder", "write_bytes", "write_json", "write_text"]
+__all__ = ["is_full", "replacing", "staged", "sync_folder", "write_bytes", "write_json", "write_text"]
 
 
 def is_full(error: BaseException) -> bool:
@@ -19,16 +19,14 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def staged(path: Path, *, alone: bool = False) -> Iterator[IO[bytes]]:
     """A binary stream whose bytes become `path` when the block ends, in one rename.
 
-    Whatever interrupts the block, `path` stays as it was and the temporary file goes; a killed process may leave
-    `.<name>.<pid>.part`, which nothing reads.
-
-    Raises:
-        RefigureError: The disk is full or the folder cannot be written.
+    Whatever interrupts the block (it passes on as it is), `path` stays as it was and the temporary file goes; a killed
+    process may leave `.<name>.<pid>.part`, which nothing reads. `alone` says that no other process writes `path`: the
+    temporary file is then `.<name>.part`, and what a killed process left is overwritten by the next.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
@@ -37,16 +35,29 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path, what: str = "", *, alone: bool = False) -> Iterator[IO[bytes]]:
+    """`staged` for files of ours, with an explanation; `what` names the content, as in "the checkpoint <path>".
+
+    Raises:
+        RefigureError: The disk is full or the folder cannot be written.
+    """
+    try:
+        with staged(path, alone=alone) as stream:
+            yield stream
+    except OSError as error:
+        what = what or str(path)
         if is_full(error):
             raise RefigureError(
-                f"disk full: {path} was not written, what was there is kept; free some space and run again"
+                f"disk full: {what} was not written, the previous one is kept; free some space and run again"
             ) from error
-        if isinstance(error, OSError):
-            raise RefigureError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
+        raise RefigureError(f"cannot write {what}: {error.strerror or error}; make the folder writable") from error
 
 
 def sync_folder(folder: Path) -> None:

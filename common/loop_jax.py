@@ -32,10 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.checkpoint import flatten_jax, unflatten_jax
 from common.errors import RefigureError
 from common.recorder import Recorder
 from common.seeding import jax_key
+from common.trees import flatten_jax, unflatten_jax
 
 __all__ = ["batch_seeds", "batch_step", "scan_train", "shard"]
 
@@ -76,9 +76,7 @@ def scan_train(
     if (found := recorder.restore()) is not None:
         done, flat = found
         if done > steps:
-            raise RefigureError(
-                f"the checkpoint is at step {done}, beyond the {steps} steps asked for; delete it"
-            )
+            raise RefigureError(f"the checkpoint is at step {done}, beyond the {steps} steps asked for; delete it")
         arrays = unflatten_jax(arrays, flat)
 
     while done < steps:
@@ -177,11 +175,7 @@ def _reduced(name: str, values: np.ndarray, how: str) -> float | list[float]:
 
 
 def _check_metrics(metrics: Mapping[str, np.ndarray], done: int, steps: int) -> None:
-    first = [
-        (tuple(bad[0]), name)
-        for name, values in metrics.items()
-        if len(bad := np.argwhere(~np.isfinite(values)))
-    ]
+    first = [(tuple(bad[0]), name) for name, values in metrics.items() if len(bad := np.argwhere(~np.isfinite(values)))]
     if first:
         (offset, *member), name = min(first, key=lambda found: found[0][0])
         value = metrics[name][offset, *member]

@@ -21,9 +21,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import checkpoint
-from common.checkpoint import flatten, flatten_jax, load, save, unflatten, unflatten_jax
+from common.checkpoint import load, save
 from common.errors import RefigureError
+from common.trees import flatten, flatten_jax, unflatten, unflatten_jax
 
 ARRAYS = {
     "weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
@@ -207,7 +207,7 @@ def test_a_fault_while_saving_leaves_the_previous_file(
         if stage == "write":
             patch.setattr(Path, "open", broken_open(raise_(error), after=20))
         else:
-            patch.setattr(checkpoint.os, stage, raise_(error))
+            patch.setattr(os, stage, raise_(error))
         with pytest.raises(expected, match=message):
             save(path, ARRAYS, META)
     assert equal(load(path)[0], {"old": np.ones(3)})
@@ -215,10 +215,10 @@ def test_a_fault_while_saving_leaves_the_previous_file(
 
 
 def test_a_leftover_of_a_killed_process_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / ".state.tmp").write_bytes(b"half a checkp")
+    (tmp_path / ".state.part").write_bytes(b"half a checkp")
     save(tmp_path / "state", ARRAYS)
     assert equal(load(tmp_path / "state")[0], ARRAYS)
-    assert not (tmp_path / ".state.tmp").exists()
+    assert not (tmp_path / ".state.part").exists()
 
 
 class Pair(NamedTuple):

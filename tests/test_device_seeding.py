@@ -131,9 +131,9 @@ def test_description_is_json_and_true() -> None:
 def test_nothing_is_imported_for_nothing() -> None:
     """A paper in one framework must not pay for the other."""
     source = (
-        "import sys; from common import device, seeding, checkpoint, timing; device.describe(); "
+        "import sys; from common import device, seeding, checkpoint, timing, trees; device.describe(); "
         "device.set_threads(1); device.set_precision('fp32'); device.peak_memory(); seeding.deterministic(); "
-        "checkpoint.flatten({'a': 1.0}); seeding.numpy_rng(0); device.peak_memory('device'); "
+        "trees.flatten({'a': 1.0}); seeding.numpy_rng(0); device.peak_memory('device'); "
         "timing.measure(int); assert not {'jax', 'torch'} & sys.modules.keys()"
     )
     root = Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ import optax
 import pytest
 from recorders import FolderRecorder, Interrupt, InterruptedRecorder
 
-from common.checkpoint import flatten_jax
 from common.errors import RefigureError
 from common.loop_jax import batch_seeds, batch_step, scan_train, shard
 from common.seeding import jax_key, numpy_rng
+from common.trees import flatten_jax
 
 OPTIMISER = optax.adam(3e-2)
 INPUTS = jnp.asarray(numpy_rng(0, "inputs").normal(size=(64, 2)), jnp.float32)
@@ -178,9 +178,7 @@ def test_seeds_trained_as_a_batch_equal_seeds_trained_alone(tmp_path: Path) -> N
 
     batch = flatten_jax(train(seeds, "batch"))
     for member, seed in [(0, 0), (3, 3)]:
-        alone = scan_train(
-            STEP, init(jax_key(seed)), steps=40, chunk=20, recorder=FolderRecorder(tmp_path / f"{seed}")
-        )
+        alone = scan_train(STEP, init(jax_key(seed)), steps=40, chunk=20, recorder=FolderRecorder(tmp_path / f"{seed}"))
         for name, array in flatten_jax(alone).items():
             np.testing.assert_allclose(batch[name][member], array, rtol=1e-3, atol=1e-5)
     others = flatten_jax(train([0, 7, 8, 9], "others"))

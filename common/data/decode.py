@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from common import atomic
 from common.data import files, registry, store
 from common.data.fetching import cache_folder, obtain
 from common.data.fetching import verify as verify_files
@@ -106,7 +107,7 @@ def _decode(entry: DataSet, source: Source, paths: dict[str, Path], target: Path
         writer.finish(registry.checksums(entry.name))
         store.replace_folder(fresh, target)
     except OSError as error:
-        if files.no_space(error):
+        if atomic.is_full(error):
             raise RefigureError(
                 f"no space left in {target.parent} for the decoded arrays of {entry.name}: free some, or set "
                 "REFIGURE_DATA to a folder on another disk"

@@ -1,8 +1,6 @@
-"""Files on disk that are either whole and verified or not there: checksums, atomic writes, locks, the
-record."""
+"""Files on disk that are either whole and verified or not there: checksums, locks, the record."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -12,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common import atomic
 from common.data.registry import RawFile
 from common.errors import RefigureError
 
-__all__ = ["Record", "fault", "install", "lock", "log", "no_space", "set_aside", "write_json"]
+__all__ = ["Record", "fault", "install", "lock", "log", "set_aside"]
 
 log = logging.getLogger("refigure.data")
 RECORD = "verified.json"
@@ -32,9 +31,7 @@ def fault(path: Path, raw: RawFile) -> str | None:
             return "empty"
         known = {"sha256": raw.sha256, "md5": raw.md5}
         sums = {
-            kind: hashlib.new(kind, usedforsecurity=False)
-            for kind, expected in known.items()
-            if expected is not None
+            kind: hashlib.new(kind, usedforsecurity=False) for kind, expected in known.items() if expected is not None
         }
         with path.open("rb") as stream:
             while sums and (block := stream.read(_BLOCK)):
@@ -48,11 +45,6 @@ def fault(path: Path, raw: RawFile) -> str | None:
     return None
 
 
-def no_space(error: BaseException) -> bool:
-    """Whether the error says that the disk or the quota is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def install(target: Path, raw: RawFile, write: Callable[[IO[bytes]], None]) -> str | None:
     """Let `write` fill a temporary file beside `target`; move it into place only if it is `raw`.
 
@@ -60,37 +52,27 @@ def install(target: Path, raw: RawFile, write: Callable[[IO[bytes]], None]) -> s
     `write` raises, KeyboardInterrupt included, passes on after the temporary file is gone; a full disk
     becomes a RefigureError.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as stream:
+        with atomic.staged(target) as stream:
             write(stream)
             stream.flush()
-            os.fsync(stream.fileno())
-        wrong = fault(part, raw)
-        if wrong is None:
-            os.replace(part, target)
-            _sync_folder(target.parent)
-        return wrong
+            if (wrong := fault(Path(stream.name), raw)) is not None:
+                raise _WrongBytes(wrong)
+    except _WrongBytes as error:
+        return str(error)
     except OSError as error:
-        if no_space(error):
+        if atomic.is_full(error):
             needs = f" ({raw.size / 1e6:.0f} MB needed)" if raw.size else ""
             raise RefigureError(
                 f"no space left in {target.parent} for {target.name}{needs}: free some, or set "
                 "REFIGURE_DATA to a folder on another disk"
             ) from error
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    return None
 
 
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system syncs folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+class _WrongBytes(Exception):
+    """Ends the writing of a file that is not the one that was asked for."""
 
 
 def set_aside(path: Path, why: str, then: str = "fetching it again") -> None:
@@ -98,19 +80,6 @@ def set_aside(path: Path, why: str, then: str = "fetching it again") -> None:
     aside = path.with_name(path.name + ".corrupt")
     os.replace(path, aside)
     log.warning("%s is damaged (%s): set aside as %s, %s", path, why, aside.name, then)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=1, sort_keys=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class Record:
@@ -143,14 +112,14 @@ class Record:
     def add(self, raw: RawFile) -> None:
         """Remember that the file as it is now is verified."""
         self._known[raw.name] = self._now(raw)
-        with contextlib.suppress(OSError):  # a read-only cache or a full disk only costs a hashing next time
-            write_json(self._path, self._known)
+        with contextlib.suppress(RefigureError):  # a read-only cache or a full disk only costs a hashing next time
+            atomic.write_json(self._path, self._known)
 
     def drop(self, raw: RawFile) -> None:
         """Forget a file that turned out to be damaged."""
         if self._known.pop(raw.name, None) is not None:
-            with contextlib.suppress(OSError):
-                write_json(self._path, self._known)
+            with contextlib.suppress(RefigureError):
+                atomic.write_json(self._path, self._known)
 
 
 @contextlib.contextmanager
@@ -164,8 +133,7 @@ def lock(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RefigureError(
-            f"cannot write to the data cache {folder} ({error.strerror}): "
-            "set REFIGURE_DATA to a folder of yours"
+            f"cannot write to the data cache {folder} ({error.strerror}): set REFIGURE_DATA to a folder of yours"
         ) from error
     try:
         try:

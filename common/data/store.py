@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data import files
+from common import atomic
 from common.errors import RefigureError
 
 __all__ = ["Split", "Writer", "damage", "read_record", "read_split", "replace_folder"]
@@ -79,7 +79,8 @@ class Writer:
     def finish(self, made_from: Mapping[str, str]) -> None:
         """Write the record, last: a folder without one is not a decoded data set."""
         record = {"made_from": dict(made_from), "arrays": self._arrays, "names": self._names}
-        files.write_json(self.folder / RECORD, record)
+        with atomic.staged(self.folder / RECORD) as stream:
+            stream.write(json.dumps(record, indent=1, sort_keys=True).encode())
 
 
 def _digest(values: np.ndarray) -> str:
@@ -136,6 +137,4 @@ def replace_folder(fresh: Path, target: Path) -> None:
     try:
         os.replace(fresh, target)
     except OSError as error:
-        raise RefigureError(
-            f"cannot move the decoded arrays to {target}: {error.strerror or error}"
-        ) from error
+        raise RefigureError(f"cannot move the decoded arrays to {target}: {error.strerror or error}") from error

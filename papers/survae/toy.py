@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32
 
-from common.checkpoint import flatten_jax
 from common.loop_jax import batch_seeds, scan_train
 from common.recorder import Outcome, Recorder
 from common.seeding import jax_key, numpy_rng
+from common.trees import flatten_jax
 from papers.survae.config import Toy
 from papers.survae.densities import DENSITIES, Density
 from papers.survae.flow import Flow
@@ -96,7 +96,9 @@ def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int])
     nodes, weights = _quadrature(density, config.quadrature)
     mass = np.exp(_log_prob(models, nodes), dtype=np.float64) @ weights
     keys = jnp.stack([jax_key(seed, "samples") for seed in seeds])
-    samples = np.asarray(eqx.filter_jit(eqx.filter_vmap(lambda flow, key: flow.sample(key, config.test_size)))(models, keys))
+    samples = np.asarray(
+        eqx.filter_jit(eqx.filter_vmap(lambda flow, key: flow.sample(key, config.test_size)))(models, keys)
+    )
     outside = [_share_outside(density, member, points) for member, points in zip(samples, test, strict=True)]
     asymmetry = [_asymmetry(density, member, (2 * EXTENT / config.grid) ** 2) for member in drawn]
     return Outcome(
