@@ -122,9 +122,7 @@ def _build_sequence(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
             raise RefigureError(f"{where}: expected {len(arguments)} items, got {len(value)}")
-        return tuple(
-            build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(arguments, value, strict=True))
-        )
+        return tuple(build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(arguments, value, strict=True)))
     items = [build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     return tuple(items) if origin is tuple else items
 

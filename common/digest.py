@@ -63,11 +63,7 @@ def code_manifest(root: Path, module: str) -> dict[str, dict[str, str]]:
 
 def code_digest(manifest: dict[str, dict[str, str]]) -> str:
     """One digest (64 hex digits) of a manifest."""
-    lines = [
-        f"{file}:{name}:{manifest[file][name]}"
-        for file in sorted(manifest)
-        for name in sorted(manifest[file])
-    ]
+    lines = [f"{file}:{name}:{manifest[file][name]}" for file in sorted(manifest) for name in sorted(manifest[file])]
     text = "\n".join(lines)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -133,9 +129,7 @@ def _definitions(file: Path) -> dict[str, str]:
         text = _meaning(statement)
         if text is not None:
             groups.setdefault(_name_of(statement), []).append(text)
-    return {
-        name: hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] for name, parts in groups.items()
-    }
+    return {name: hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] for name, parts in groups.items()}
 
 
 def _name_of(statement: ast.stmt) -> str:
@@ -151,11 +145,7 @@ def _name_of(statement: ast.stmt) -> str:
 
 def _meaning(node: Any) -> str | None:
     """A text of the syntax tree that is the same in every version of Python; None for a bare text."""
-    if (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    ):
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return None
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__}:{node.value!r}"

@@ -82,9 +82,7 @@ def fit_logistic(
     return LinearProbe(weight.detach(), bias.detach(), shift, scale)
 
 
-def fit_ridge(
-    train: Split, l2: float, *, classes: int | None = None, standardise: bool = True
-) -> LinearProbe:
+def fit_ridge(train: Split, l2: float, *, classes: int | None = None, standardise: bool = True) -> LinearProbe:
     """Least squares on one-hot labels: the minimiser of mean ‖y - Wx - b‖² + l2 ‖W‖², in closed form.
 
     The cheap stand-in for `fit_logistic`; solved in float64, in the smaller of D and N dimensions.
@@ -162,9 +160,7 @@ def choose(
     best = scores.index(max(scores))
     if not refit:
         return probes[best], candidates[best]
-    joined = tuple(
-        torch.cat([torch.as_tensor(a), torch.as_tensor(b)]) for a, b in zip(train, validation, strict=True)
-    )
+    joined = tuple(torch.cat([torch.as_tensor(a), torch.as_tensor(b)]) for a, b in zip(train, validation, strict=True))
     return fit((joined[0], joined[1]), candidates[best]), candidates[best]
 
 
@@ -204,27 +200,19 @@ def knn_predict(
     return torch.cat(found)
 
 
-def _prepare(
-    split: Split, classes: int | None, standardise: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+def _prepare(split: Split, classes: int | None, standardise: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Features (N, D), shifted and scaled, labels, the shift, the scale, and the number of classes."""
     x, y = torch.as_tensor(split[0]), torch.as_tensor(split[1])
     if x.ndim != 2 or not x.is_floating_point() or y.shape != x.shape[:1] or not len(x):
-        raise RefigureError(
-            f"a probe needs float features (N, D) and labels (N,), not {x.shape} and {y.shape}"
-        )
+        raise RefigureError(f"a probe needs float features (N, D) and labels (N,), not {x.shape} and {y.shape}")
     if not x.isfinite().all():
         raise RefigureError("features hold NaN or infinity; look at the encoder")
     y = y.to(x.device, torch.long)
     known = int(y.max()) + 1
     if int(y.min()) < 0 or (classes is not None and known > classes):
-        raise RefigureError(
-            f"labels must lie from 0 to {(classes or known) - 1}, found {int(y.min())} to {known - 1}"
-        )
+        raise RefigureError(f"labels must lie from 0 to {(classes or known) - 1}, found {int(y.min())} to {known - 1}")
     if not standardise:
         return x, y, torch.zeros_like(x[0]), torch.ones_like(x[0]), classes or known
     shift, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
-    scale = torch.where(
-        deviation > 1e-6 * deviation.max(), deviation, 1
-    )  # a constant feature stays a constant
+    scale = torch.where(deviation > 1e-6 * deviation.max(), deviation, 1)  # a constant feature stays a constant
     return (x - shift) / scale, y, shift, scale, classes or known

@@ -158,13 +158,10 @@ class Run:
         metrics = {name: [float(value) for value in values] for name, values in outcome.metrics.items()}
         for name, values in metrics.items():
             if len(values) != len(seeds):
-                raise RefigureError(
-                    f"{self.plan.identity}: metric {name} has {len(values)} values, not {len(seeds)}"
-                )
+                raise RefigureError(f"{self.plan.identity}: metric {name} has {len(values)} values, not {len(seeds)}")
             if not np.isfinite(values).all():
                 raise RefigureError(
-                    f"{self.plan.identity}: final metric {name} is not finite ({values}); "
-                    "the last checkpoint is kept"
+                    f"{self.plan.identity}: final metric {name} is not finite ({values}); the last checkpoint is kept"
                 )
         key = self.plan.identity.key
         if outcome.arrays:
@@ -223,9 +220,7 @@ class FinishedRun:
             with np.load(path, allow_pickle=False) as packed:
                 return {name: packed[name] for name in packed.files}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise RefigureError(
-                f"{path} cannot be read ({error}); delete the run's folder and build again"
-            ) from None
+            raise RefigureError(f"{path} cannot be read ({error}); delete the run's folder and build again") from None
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics stream, line by line."""
@@ -251,9 +246,7 @@ def read(folder: Path, *, verify: bool = False) -> FinishedRun:
         RefigureError: It is not finished, damaged, or its name does not fit its content.
     """
     if not (folder / DONE).is_file():
-        raise RefigureError(
-            f"{folder}: not a finished run (no {DONE}); run it again, it goes on where it stopped"
-        )
+        raise RefigureError(f"{folder}: not a finished run (no {DONE}); run it again, it goes on where it stopped")
     final, record = _read_json(folder / DONE), _read_json(folder / "config.json")
     again = "delete the folder and run it again, or import it again"
     if final.get("digest") != _digest(final):
@@ -262,9 +255,7 @@ def read(folder: Path, *, verify: bool = False) -> FinishedRun:
     fields = {name: value for name, value in record.items() if name in names}
     identity: Identity = build(Identity, fields, str(folder / "config.json"))
     if not identity.key == record.get("key") == final.get("key"):
-        raise RefigureError(
-            f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {again}"
-        )
+        raise RefigureError(f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {again}")
     if verify:
         for name, checksum in final["files"].items():
             if name not in FILES:
@@ -356,9 +347,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RefigureError(f"{path} is missing: delete the run's folder and build again") from None
     except (OSError, ValueError) as error:
-        raise RefigureError(
-            f"{path} cannot be read ({error}): delete the run's folder and build again"
-        ) from None
+        raise RefigureError(f"{path} cannot be read ({error}): delete the run's folder and build again") from None
     if not isinstance(value, dict):
         raise RefigureError(f"{path} is not what a run writes: delete the run's folder and build again")
     return value

@@ -74,7 +74,5 @@ def deterministic() -> dict[str, Any]:
 
 def _hash(seed: SupportsIndex, purpose: tuple[str | SupportsIndex, ...], size: int) -> bytes:
     """`size` bytes that depend on each part, its type and its place. Floats are refused (TypeError)."""
-    parts = [
-        part if isinstance(part, str) else operator.index(part) for part in (operator.index(seed), *purpose)
-    ]
+    parts = [part if isinstance(part, str) else operator.index(part) for part in (operator.index(seed), *purpose)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=size, person=b"refigure-stream").digest()

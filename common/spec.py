@@ -239,9 +239,7 @@ def _load(path: Path, _modified: int) -> Paper:
             if not scale.seeds or len(set(scale.seeds)) != len(scale.seeds) or min(scale.seeds) < 0:
                 raise RefigureError(f"{place}.scales.{scale_name}.seeds: expected distinct numbers from 0 up")
             if scale.config and not scale.why:
-                raise RefigureError(
-                    f"{place}.scales.{scale_name}.why: say why its settings are not the published ones"
-                )
+                raise RefigureError(f"{place}.scales.{scale_name}.why: say why its settings are not the published ones")
     for name, figure in spec.figures.items():
         if figure.experiment not in spec.experiments:
             raise RefigureError(
@@ -273,9 +271,7 @@ def config_class(paper: str, experiment: str) -> type:
     return found
 
 
-def resolve(
-    paper: str, experiment: str, variant: str, scale: ScaleName | None, assignments: Sequence[str] = ()
-) -> Any:
+def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, assignments: Sequence[str] = ()) -> Any:
     """The configuration of a variant at a scale, with `key=value` texts on top.
 
     Arguments:
@@ -355,11 +351,7 @@ _manifests: dict[tuple[Path, str, int], dict[str, dict[str, str]]] = {}
 def _manifest(folder: Path, module: str) -> dict[str, dict[str, str]]:
     """`code_manifest`, once per process and state of the source files."""
     newest = max(
-        (
-            path.stat().st_mtime_ns
-            for package in ("common", "papers")
-            for path in (folder / package).rglob("*.py")
-        ),
+        (path.stat().st_mtime_ns for package in ("common", "papers") for path in (folder / package).rglob("*.py")),
         default=0,
     )
     if (folder, module, newest) not in _manifests:

@@ -67,9 +67,7 @@ def compare(larger: Sequence[float], smaller: Sequence[float]) -> Comparison:
     def gap(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
         return np.mean(x, axis=axis) - np.mean(y, axis=axis)
 
-    pooled = float(
-        np.sqrt((a.var(ddof=1) * (len(a) - 1) + b.var(ddof=1) * (len(b) - 1)) / (len(a) + len(b) - 2))
-    )
+    pooled = float(np.sqrt((a.var(ddof=1) * (len(a) - 1) + b.var(ddof=1) * (len(b) - 1)) / (len(a) + len(b) - 2)))
     interval = (difference, difference)
     if pooled > 0:
         found = stats.bootstrap(

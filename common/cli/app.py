@@ -88,7 +88,9 @@ def status(paper: Paper) -> None:
     rows = []
     for line in survey(paper):
         time, memory = estimate(line.missing)
-        rows.append([line.experiment, line.scale, str(line.done), str(len(line.missing)), str(line.stale), time, memory])
+        rows.append(
+            [line.experiment, line.scale, str(line.done), str(len(line.missing)), str(line.stale), time, memory]
+        )
     _table(
         "experiment", "scale", "done", "missing", "stale", "time left here", "memory",
         rows=rows, right=["done", "missing", "stale", "time left here", "memory"],

@@ -31,7 +31,9 @@ def survey(paper: str) -> Iterator[Line]:
                 continue
             plans = spec.plan(paper, scale, name)
             missing = [p for p in plans if not runs.is_done(folder / p.identity.path, p.identity.key)]
-            stale = [p for p in missing if any((folder / p.identity.group).glob(f"{p.identity.seeds_name}-*/{runs.DONE}"))]
+            stale = [
+                p for p in missing if any((folder / p.identity.group).glob(f"{p.identity.seeds_name}-*/{runs.DONE}"))
+            ]
             yield Line(name, scale, len(plans) - len(missing), missing, len(stale))
 
 

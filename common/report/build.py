@@ -32,9 +32,7 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
     plans = spec.plan(paper, scale)
     finished = {plan.identity.path: _finished(folder / "runs", plan) for plan in plans}
     theme.apply()
-    drawings = {
-        name: _draw(paper, name, room, list(finished.values()), target) for name in room.figures
-    }
+    drawings = {name: _draw(paper, name, room, list(finished.values()), target) for name in room.figures}
     judged = claims.evaluate(paper)
     records = [to_dict(claim) for claim in judged]
     atomic.write_json(target / "claims.json", records)
@@ -42,13 +40,19 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
     atomic.write_json(target / "metrics.json", _metrics(finished.values(), judged))
     atomic.write_json(target / "provenance.json", _provenance(paper, scale, plans, finished))
     pictures = {
-        name: base64.b64encode((target / "figures" / f"{name}.png").read_bytes()).decode()
-        for name in room.figures
+        name: base64.b64encode((target / "figures" / f"{name}.png").read_bytes()).decode() for name in room.figures
     }
     page = render(
         "report.html.j2",
-        paper=paper, room=room, scale=scale, plans=plans, runs=finished, judged=judged, drawings=drawings, pictures=pictures,
-    )  # fmt: skip
+        paper=paper,
+        room=room,
+        scale=scale,
+        plans=plans,
+        runs=finished,
+        judged=judged,
+        drawings=drawings,
+        pictures=pictures,
+    )
     atomic.write_text(target / "index.html", page)
     return target
 
@@ -63,9 +67,7 @@ def _finished(folder: Path, plan: PlannedRun) -> runs.FinishedRun:
     return runs.read(path)
 
 
-def _draw(
-    paper: str, name: str, room: Paper, finished: Sequence[runs.FinishedRun], target: Path
-) -> theme.Drawing:
+def _draw(paper: str, name: str, room: Paper, finished: Sequence[runs.FinishedRun], target: Path) -> theme.Drawing:
     """Draw and save one figure."""
     figure = room.figures[name]
     module_name, _, function_name = figure.draw.partition(":")
@@ -74,9 +76,7 @@ def _draw(
     module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)
     if function is None:
-        raise RefigureError(
-            f"papers/{paper}/paper.yaml: figures.{name}.draw: {module_name} has no {function_name!r}"
-        )
+        raise RefigureError(f"papers/{paper}/paper.yaml: figures.{name}.draw: {module_name} has no {function_name!r}")
     drawing = function([run for run in finished if run.identity.experiment == figure.experiment])
     theme.save(drawing, target / "figures" / name)
     return drawing

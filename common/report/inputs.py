@@ -25,9 +25,7 @@ def digest_of_drawing(paper: str, scale: str) -> str:
         RefigureError: A fault in the spec, the claims or the code.
     """
     room, folder = spec.load(paper), spec.root()
-    modules = sorted(
-        {figure.draw.partition(":")[0] for figure in room.figures.values()} | {"common.report.build"}
-    )
+    modules = sorted({figure.draw.partition(":")[0] for figure in room.figures.values()} | {"common.report.build"})
     templates = sorted((folder / "common" / "report" / "templates").iterdir())
     content = [
         scale,

@@ -141,7 +141,9 @@ DENSITIES: dict[str, Density] = {
     for d in (
         Density("checkerboard", _checkerboard, _log_checkerboard, math.log(32), swap_axes=(0, 1)),
         Density("corners", _corners, _log_corners, math.log(24) - math.log(2) / 3, mirror_axes=(0, 1)),
-        Density("eight_gaussians", _eight_gaussians, _log_eight_gaussians, _H_GAUSSIANS, mirror_axes=(0, 1), has_tails=True),
+        Density(
+            "eight_gaussians", _eight_gaussians, _log_eight_gaussians, _H_GAUSSIANS, mirror_axes=(0, 1), has_tails=True
+        ),
         Density("four_circles", _four_circles, _log_four_circles, _H_CIRCLES, mirror_axes=(0, 1), has_tails=True),
     )
 }

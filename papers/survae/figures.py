@@ -119,7 +119,9 @@ def likelihoods(runs: Sequence[FinishedRun]) -> Drawing:
     axis.set_xlim(-0.5, 3.5)
     axis.set_ylabel("test NLL above the entropy (nats)")
     count = len(next(iter(found.values())).seeds)
-    handles = [Line2D([], [], color=PALETTE[i], marker="o", linestyle="none", label=MODELS[m]) for i, m in enumerate(MODELS)]
+    handles = [
+        Line2D([], [], color=PALETTE[i], marker="o", linestyle="none", label=MODELS[m]) for i, m in enumerate(MODELS)
+    ]
     handles += [
         Line2D([], [], color="0.5", linewidth=6, alpha=0.4, label=f"95 % interval of the mean, {count} seeds"),
         Line2D([], [], label="official code, one run", **PUBLISHED),

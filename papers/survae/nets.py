@@ -113,9 +113,7 @@ class TransformerBlock(eqx.Module):
     dropout: eqx.nn.Dropout
     heads: int = eqx.field(static=True)
 
-    def __init__(
-        self, d_model: int, heads: int, d_ff: int, dropout: float, depth: int, *, key: PRNGKeyArray
-    ) -> None:
+    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float, depth: int, *, key: PRNGKeyArray) -> None:
         keys = jax.random.split(key, 4)
         std, residual = 0.125 / math.sqrt(d_model), 1 / math.sqrt(2 * depth)
         self.norm1, self.norm2 = LayerNorm(d_model), LayerNorm(d_model)
@@ -190,9 +188,7 @@ class DenseTransformer(eqx.Module):
         in_key, position_key, *keys = jax.random.split(key, depth + 2)
         self.in_linear = Linear(inputs, d_model, key=in_key, std=0.125 / math.sqrt(inputs))
         scale = 0.125 / math.sqrt(d_model)
-        self.positions = (
-            None if length is None else scale * jax.random.normal(position_key, (length, d_model))
-        )
+        self.positions = None if length is None else scale * jax.random.normal(position_key, (length, d_model))
         self.blocks = tuple(TransformerBlock(d_model, heads, d_ff, dropout, depth, key=k) for k in keys)
         self.out_norm = LayerNorm(d_model)
         self.out_linear = Linear(d_model, outputs, key=key, std=0.0)
@@ -228,9 +224,7 @@ class Conv2d(eqx.Module):
     weight: Float[Array, "P C k k"]
     bias: Float[Array, " P"]
 
-    def __init__(
-        self, inputs: int, outputs: int, size: int = 1, *, key: PRNGKeyArray, zero: bool = False
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, size: int = 1, *, key: PRNGKeyArray, zero: bool = False) -> None:
         self.weight, self.bias = _torch_uniform((outputs, inputs, size, size), key)
         if zero:
             self.weight, self.bias = jnp.zeros_like(self.weight), jnp.zeros_like(self.bias)

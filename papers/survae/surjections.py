@@ -38,9 +38,7 @@ __all__ = [
 
 def demand_exact(decoder: Distribution, who: object) -> None:
     if not decoder.exact:
-        raise RefigureError(
-            f"{type(who).__name__} needs an exact decoder, {type(decoder).__name__} is a bound"
-        )
+        raise RefigureError(f"{type(who).__name__} needs an exact decoder, {type(decoder).__name__} is a bound")
 
 
 class Abs(Transform):

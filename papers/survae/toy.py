@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32
 
+from common.errors import RefigureError
 from common.loop_jax import batch_seeds, scan_train
 from common.recorder import Outcome, Recorder
 from common.seeding import jax_key, numpy_rng
@@ -118,7 +119,7 @@ def _log_prob(models: Flow, x: np.ndarray) -> np.ndarray:
     """Log-density of points (S, n, 2), or of the same (n, 2), under each of S models: (S, n), float32.
 
     Raises:
-        FloatingPointError: A log-density is NaN.
+        RefigureError: A log-density is NaN.
     """
 
     def member(model: Flow, x: Float[Array, "n 2"]) -> Float[Array, " n"]:
@@ -128,7 +129,7 @@ def _log_prob(models: Flow, x: np.ndarray) -> np.ndarray:
     evaluate = eqx.filter_jit(eqx.filter_vmap(member, in_axes=(eqx.if_array(0), None if shared else 0)))
     found = np.asarray(evaluate(models, jnp.asarray(x, jnp.float32)))
     if np.isnan(found).any():
-        raise FloatingPointError("a log-density is NaN")
+        raise RefigureError("a trained model has a log-density that is NaN; the last checkpoint is kept")
     return found
 
 

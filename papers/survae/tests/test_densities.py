@@ -10,9 +10,7 @@ EDGE = {"checkerboard": 4.0, "corners": 4.0, "eight_gaussians": 6.5, "four_circl
 N = 200_000
 
 every = pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
-mirrored = pytest.mark.parametrize(
-    "density", [d for d in DENSITIES.values() if d.mirror_axes], ids=lambda d: d.name
-)
+mirrored = pytest.mark.parametrize("density", [d for d in DENSITIES.values() if d.mirror_axes], ids=lambda d: d.name)
 
 
 def midpoints(density: Density, cells: int) -> tuple[np.ndarray, float]:

@@ -150,9 +150,7 @@ def stacked(arrays: Arrays, prefix: str, suffix: str) -> list[str]:
 
 
 def densenet(arrays: Arrays, prefix: str) -> DenseNet:
-    names = stacks(
-        arrays, prefix
-    )  # in order: in, then per block its layers (1x1, 3x3) and its gate, then out
+    names = stacks(arrays, prefix)  # in order: in, then per block its layers (1x1, 3x3) and its gate, then out
     depth = count(arrays, rf"{re.escape(prefix)}.*\.1\.dense\.(\d+)\.nn\.")
     blocks = (len(names) - 2) // (2 * depth + 1)
     mid, inputs = arrays[names[0] + "weight"].shape[:2]

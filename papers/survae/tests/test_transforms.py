@@ -50,23 +50,18 @@ from papers.survae.surjections import (
     Slice,
     Sort,
 )
+from papers.survae.tests.conftest import filled
 from papers.survae.transforms import Compose, Transform
 
 KEY = jax.random.key(3)
 B = 5
 
+
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(2).standard_normal(shape), float)
+
+
 x64 = pytest.mark.usefixtures("x64")
-
-
-def ruffled(layer: Transform) -> Transform:
-    """The layer with noise on every parameter, so that nothing stays at a zero or an identity."""
-    leaves, tree = jax.tree.flatten(layer)
-    keys = jax.random.split(KEY, len(leaves))
-    noisy = [
-        leaf + 0.3 * jax.random.normal(k, leaf.shape) if eqx.is_inexact_array(leaf) else leaf
-        for leaf, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, noisy)
 
 
 def coupling(scale_fn: str) -> Callable[[], Transform]:
@@ -119,9 +114,9 @@ DOMAIN = {"logit": jax.nn.sigmoid, "softplus_inverse": jax.nn.softplus}
 def test_bijection(name: str) -> None:
     """The way back, and V = log |det J| by automatic differentiation."""
     make, shape = BIJECTIONS[name]
-    layer = ruffled(make())
-    x = DOMAIN.get(name, lambda x: x)(2 * jax.random.normal(jax.random.key(1), (B, *shape)))
-    context = jax.random.normal(jax.random.key(2), (B, 2))
+    layer = filled(make)
+    x = DOMAIN.get(name, jnp.asarray)(2 * normal(B, *shape))
+    context = normal(B, 2)
 
     @jax.jit
     def check(x):
@@ -138,7 +133,7 @@ def test_bijection(name: str) -> None:
 
 
 def classifier(inputs: int, outputs: int) -> MLP:
-    return MLP(inputs, (5,), outputs, key=KEY)
+    return filled(MLP, inputs, (5,), outputs, key=KEY)
 
 
 def index_net(z):
@@ -172,18 +167,19 @@ def test_inference_surjection_undoes_every_draw(name: str) -> None:
     make, shape, valid = INFERENCE[name]
     layer = make()
     assert layer.exact
-    z = valid(jax.random.normal(KEY, (B, *shape)))
+    z = valid(normal(B, *shape))
 
     @jax.jit
-    @jax.vmap
-    def draw(key):
-        x = layer.inverse(z, key=key)
+    def draw(z):
+        x = layer.inverse(z, key=KEY)
         return x, *layer.forward(x)
 
-    x, back, ladj = draw(jax.random.split(KEY, 40))
-    np.testing.assert_array_equal(back, jnp.broadcast_to(z, back.shape))
-    assert ladj.shape == (40, B)
+    z = jnp.repeat(z[None], 40, 0).reshape(-1, *shape)
+    x, back, ladj = draw(z)
+    np.testing.assert_array_equal(back, z)
+    assert ladj.shape == (40 * B,)
     assert np.isfinite(ladj).all()
+    x = np.asarray(x).reshape(40, B, *x.shape[1:])
     assert (x != x[0]).any(), "generation must be random"
 
 
@@ -211,15 +207,16 @@ def test_generative_surjection_undoes_every_draw(name: str) -> None:
     assert not layer.exact
 
     @jax.jit
-    @jax.vmap
-    def draw(key):
-        z, ladj = layer.forward(x, key=key)
-        return z, ladj, layer.inverse(z, key=key)
+    def draw(x):
+        z, ladj = layer.forward(x, key=KEY)
+        return z, ladj, layer.inverse(z, key=KEY)
 
-    z, ladj, back = draw(jax.random.split(KEY, 40))
-    np.testing.assert_array_equal(back, jnp.broadcast_to(x, back.shape))
-    assert ladj.shape == (40, B)
+    x = jnp.repeat(x[None], 40, 0).reshape(-1, *x.shape[1:])
+    z, ladj, back = draw(x)
+    np.testing.assert_array_equal(back, x)
+    assert ladj.shape == (40 * B,)
     assert np.isfinite(ladj).all()
+    z = np.asarray(z).reshape(40, B, *z.shape[1:])
     assert (z != z[0]).any(), "inference must be random"
 
 
@@ -253,18 +250,14 @@ def test_bad_arguments_are_named() -> None:
 
 @x64
 def test_half_normal_under_abs_is_normal() -> None:
-    x = jax.random.normal(KEY, (20, 3))
+    x = normal(20, 3)
     np.testing.assert_allclose(
         Flow(HalfNormal((3,)), [Abs()]).log_prob(x), StandardNormal((3,)).log_prob(x), atol=1e-12
     )
 
 
 @x64
-@given(
-    arrays.arrays(
-        np.float64, (1, 3), elements=st.floats(-9, 9, allow_subnormal=False).filter(lambda v: v != 0)
-    )
-)
+@given(arrays.arrays(np.float64, (1, 3), elements=st.floats(-9, 9, allow_subnormal=False).filter(lambda v: v != 0)))
 @settings(max_examples=30, deadline=None)
 def test_signs_share_all_probability(x: np.ndarray) -> None:
     layer = SignedAbs(classifier(3, 2), (0, 2))
@@ -288,12 +281,12 @@ def test_drawn_signs_follow_the_classifier() -> None:
 @pytest.mark.parametrize("shape", [(4,), (2, 4)])
 def test_sorting_iid_values_gives_order_statistics(shape: tuple[int, ...]) -> None:
     """A base with the density L! prod p(z_i) of order statistics gives back prod p(x_i), for vectors too."""
-    x = jax.random.normal(KEY, (20, *shape))
+    x = normal(20, *shape)
     z, ladj = Sort().forward(x)
     keys = z.reshape(20, -1, 4)[:, 0]
     assert (jnp.diff(keys) > 0).all()
-    normal = StandardNormal(shape)
-    np.testing.assert_allclose(math.lgamma(5) + normal.log_prob(z) + ladj, normal.log_prob(x), atol=1e-12)
+    base = StandardNormal(shape)
+    np.testing.assert_allclose(math.lgamma(5) + base.log_prob(z) + ladj, base.log_prob(x), atol=1e-12)
     columns = lambda a: sorted(map(tuple, np.asarray(a).reshape(-1, 4).T.tolist()))  # noqa: E731
     assert [columns(a) for a in x] == [columns(a) for a in z]
 
@@ -351,7 +344,7 @@ def test_windows_are_where_they_were() -> None:
 
 @x64
 def test_slicing_and_joining_normals_is_a_normal() -> None:
-    x = jax.random.normal(KEY, (20, 5, 2))
+    x = normal(20, 5, 2)
     flow = Flow(StandardNormal((2, 2)), [Slice(StandardNormal((3, 2)), 2)])
     np.testing.assert_allclose(flow.log_prob(x), StandardNormal((5, 2)).log_prob(x), atol=1e-12)
 
@@ -406,19 +399,20 @@ def test_discrete_probabilities_sum_to_one_and_bound_uniform_dequantization() ->
     assert (bound.mean(0) <= np.log(exact) + 4 * bound.std(0) / 20).all()
     z_score = (bound.mean(0) - log_p.mean(1) + math.log(256)) / bound.std(0) * 20
     assert np.abs(z_score).max() < 5
-    np.testing.assert_allclose(iwbo(flow, x, 2000, KEY), np.log(exact), atol=3e-2)
+    np.testing.assert_allclose(iwbo(flow, x, 1000, KEY, chunk=200), np.log(exact), atol=5e-2)
 
 
 @x64
 def test_variational_noise_has_the_density_it_claims() -> None:
-    encoder = ruffled(variational(7).encoder)
-    context = jax.random.normal(KEY, (B, 2))
-    u, log_q = encoder.sample_with_log_prob(KEY, B, context)
+    encoder = filled(variational, 7).encoder
+    context = normal(B, 2)
+    u, log_q = eqx.filter_jit(encoder.sample_with_log_prob)(KEY, B, context)
     assert ((u > 0) & (u < 1)).all()
-    np.testing.assert_allclose(encoder.log_prob(u, context=context), log_q, atol=1e-8)
+    density = jax.jit(lambda u, c: encoder.log_prob(u, context=c))
+    np.testing.assert_allclose(density(u, context), log_q, atol=1e-8)
     one = jnp.asarray(np.stack(np.meshgrid(*2 * [(np.arange(400) + 0.5) / 400]), -1).reshape(-1, 2))
     same = jnp.broadcast_to(context[0], one.shape)
-    assert np.exp(encoder.log_prob(one, context=same)).mean() == pytest.approx(1, abs=1e-3)
+    assert np.exp(density(one, same)).mean() == pytest.approx(1, abs=1e-3)
 
 
 @x64
@@ -429,7 +423,7 @@ def test_vae_with_the_true_posterior_is_exact() -> None:
         StandardNormal((2,)),
         [VAE(ConditionalNormal(constant(0.5, 0.5)), ConditionalNormal(constant(1.0, 1.0)))],
     )
-    x = 2 * jax.random.normal(KEY, (B, 2))
+    x = 2 * normal(B, 2)
     expected = stats.norm(0, math.sqrt(2)).logpdf(x).sum(1)
     np.testing.assert_allclose(flow.log_prob(x, KEY), expected, atol=1e-12)
     assert abs(float(flow.sample(KEY, 20_000).var()) - 2) < 0.08
@@ -437,7 +431,7 @@ def test_vae_with_the_true_posterior_is_exact() -> None:
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 2, 5)])
 def test_actnorm_standardises(shape: tuple[int, ...]) -> None:
-    x = 5 + 3 * jax.random.normal(KEY, (50, *shape)) * jnp.arange(1.0, 4).reshape(3, *(1,) * (len(shape) - 1))
+    x = 5 + 3 * normal(50, *shape) * jnp.arange(1.0, 4).reshape(3, *(1,) * (len(shape) - 1))
     flow = Flow(StandardNormal(shape), [Affine(2.0), ActNorm(3), Reverse(), ActNorm(3)])
     flow = flow.initialise(x)
     z, _ = flow.transforms.forward(x)
@@ -451,7 +445,7 @@ def test_actnorm_standardises(shape: tuple[int, ...]) -> None:
 def test_permutation_leaves_nothing_out() -> None:
     assert sorted(Shuffle(50, seed=4).permutation) == list(range(50))
     assert Shuffle(50, seed=4).permutation != Shuffle(50, seed=5).permutation
-    x = jax.random.normal(KEY, (B, 2, 6))
+    x = normal(B, 2, 6)
     z, ladj = StochasticPermutation().forward(x, key=KEY)
     np.testing.assert_array_equal(ladj, 0)
     np.testing.assert_array_equal(jnp.sort(z[:, 0]), jnp.sort(x[:, 0]))
