@@ -95,7 +95,9 @@ def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int])
     square = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     drawn = np.exp(_log_prob(models, square)).reshape(len(seeds), config.grid, config.grid)
     nodes, weights = _quadrature(density, config.quadrature)
-    mass = np.exp(_log_prob(models, nodes), dtype=np.float64) @ weights
+    # Far from the data an exponential scale overflows float32: the latent is infinite and the density zero there.
+    far = (np.abs(nodes) > EXTENT).any(-1)
+    mass = np.exp(_log_prob(models, nodes, overflow=far), dtype=np.float64) @ weights
     keys = jnp.stack([jax_key(seed, "samples") for seed in seeds])
     samples = np.asarray(
         eqx.filter_jit(eqx.filter_vmap(lambda flow, key: flow.sample(key, config.test_size)))(models, keys)
@@ -115,11 +117,13 @@ def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int])
     )
 
 
-def _log_prob(models: Flow, x: np.ndarray) -> np.ndarray:
+def _log_prob(models: Flow, x: np.ndarray, overflow: np.ndarray | bool = False) -> np.ndarray:
     """Log-density of points (S, n, 2), or of the same (n, 2), under each of S models: (S, n), float32.
 
+    Where `overflow` (n,) allows it, a log-density that is NaN counts as minus infinity.
+
     Raises:
-        RefigureError: A log-density is NaN.
+        RefigureError: A log-density is NaN elsewhere.
     """
 
     def member(model: Flow, x: Float[Array, "n 2"]) -> Float[Array, " n"]:
@@ -128,6 +132,7 @@ def _log_prob(models: Flow, x: np.ndarray) -> np.ndarray:
     shared = x.ndim == 2
     evaluate = eqx.filter_jit(eqx.filter_vmap(member, in_axes=(eqx.if_array(0), None if shared else 0)))
     found = np.asarray(evaluate(models, jnp.asarray(x, jnp.float32)))
+    found = np.where(np.isnan(found) & overflow, -np.inf, found)
     if np.isnan(found).any():
         raise RefigureError("a trained model has a log-density that is NaN; the last checkpoint is kept")
     return found
