@@ -18,9 +18,7 @@ from common.statistics import compare, mean_interval, prediction_margin
 __all__ = ["GOOD", "Claim", "Judged", "evaluate", "judge", "load", "regressions"]
 
 Kind = Literal["value", "order", "shape", "identity"]
-Verdict = Literal[
-    "matched", "better", "missed", "reduced: holds", "reduced: fails", "reduced: shown", "not run"
-]
+Verdict = Literal["matched", "better", "missed", "reduced: holds", "reduced: fails", "reduced: shown", "not run"]
 GOOD: tuple[Verdict, ...] = ("matched", "better", "reduced: holds")
 """Verdicts that say that a claim stands."""
 
@@ -313,9 +311,7 @@ def judge(paper: str, claim: Claim, mine: _Found, other: _Found | None, scale: S
     """
     values = list(mine.values.values())
     ours = float(np.mean(values))
-    holds, difference, interval, reason = _measure(
-        claim, values, list(other.values.values()) if other else []
-    )
+    holds, difference, interval, reason = _measure(claim, values, list(other.values.values()) if other else [])
     if claim.kind == "order":
         ours = float(difference if difference is not None else ours)
     touching = sorted({*mine.deviations, *(other.deviations if other else ())})
@@ -323,9 +319,7 @@ def judge(paper: str, claim: Claim, mine: _Found, other: _Found | None, scale: S
     seeds = min(len(values), len(other.values) if other else len(values))
     verdict: Verdict
     if touching or seeds < needed:
-        verdict = (
-            "reduced: shown" if claim.kind == "value" else "reduced: holds" if holds else "reduced: fails"
-        )
+        verdict = "reduced: shown" if claim.kind == "value" else "reduced: holds" if holds else "reduced: fails"
         limits = [*touching[:2], *([f"{len(touching) - 2} more deviations"] if len(touching) > 2 else [])]
         if seeds < needed:
             limits.append(f"{seeds} seed(s), {needed} are needed")
@@ -357,7 +351,7 @@ def _measure(
         larger, smaller = (against, values) if claim.better == "lower" else (values, against)
         found = compare(larger, smaller)
         low = found.interval[0] if found.interval else found.difference
-        holds = low > claim.margin and (found.p_value < ALPHA or found.interval is None)
+        holds = low > claim.margin and (found.p_value <= ALPHA or found.interval is None)
         effect = f", {found.effect:.0f} pooled sd" if found.effect is not None else ""
         other = " ".join(f"{value:.4g}" for value in against)
         return (
@@ -377,18 +371,14 @@ def _measure(
             all(met),
             None,
             interval,
-            (
-                f"{sum(met)} of {len(met)} seeds {claim.bound.condition} {claim.bound.value:g} ({claim.bound.why})"
-            ),
+            (f"{sum(met)} of {len(met)} seeds {claim.bound.condition} {claim.bound.value:g} ({claim.bound.why})"),
         )
     assert claim.published is not None
     assert claim.tolerance is not None
     target, tolerance = claim.published.value, claim.tolerance
     difference = float(np.mean(values)) - target
     if claim.kind == "identity":
-        allowed = (
-            tolerance.absolute if tolerance.absolute is not None else abs(target) * (tolerance.relative or 0)
-        )
+        allowed = tolerance.absolute if tolerance.absolute is not None else abs(target) * (tolerance.relative or 0)
         worst = max(abs(value - target) for value in values)
         return worst <= allowed, difference, interval, f"largest error {worst:.2g}, allowed {allowed:.2g}"
     if tolerance.spread and len(values) < 2:

@@ -41,8 +41,12 @@ def read_yaml(path: Path) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RefigureError(f"{path}:{place}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
         raise RefigureError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise RefigureError(f"{path}: nested too deeply") from None
+    except OSError as error:
+        raise RefigureError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -104,7 +108,10 @@ def build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_scalar(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise RefigureError(f"{where}: expected a finite number, got one too large") from None
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise RefigureError(f"{where}: expected a finite number, got {value}")
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
@@ -122,9 +129,7 @@ def _build_sequence(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
             raise RefigureError(f"{where}: expected {len(arguments)} items, got {len(value)}")
-        return tuple(
-            build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(arguments, value, strict=True))
-        )
+        return tuple(build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(arguments, value, strict=True)))
     items = [build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     return tuple(items) if origin is tuple else items
 
@@ -200,7 +205,7 @@ def parse_scalar(text: str) -> Any:
     """A value typed on the command line, read as YAML; also `1e-3`, which YAML alone reads as text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     if isinstance(value, str) and _is_number(value):
         return float(value)
@@ -250,7 +255,8 @@ def _schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
             return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
         return {"type": "array", "items": _schema_of(arguments[0], definitions)}
     if origin in (dict, Mapping):
-        return {"type": "object", "additionalProperties": _schema_of(arguments[1], definitions)}
+        keys = {"propertyNames": {"enum": list(get_args(arguments[0]))}} if get_origin(arguments[0]) is Literal else {}
+        return {"type": "object", **keys, "additionalProperties": _schema_of(arguments[1], definitions)}
     names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
     return {"type": names[kind]}
 
