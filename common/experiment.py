@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from common import atomic, runs, spec
 from common.device import cores, describe, peak_memory, set_precision, set_threads
@@ -101,36 +101,31 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
     print(f"{plan.identity}: {shown}", file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}; --help lists the options\n")
+
+
 def _parser(paper: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m papers.{paper}",
         description=f"Train runs of {paper}. Without --experiment, --variant or --seed: all that the scale has.",
     )
     parser.add_argument("--experiment", help="which experiment")
     parser.add_argument("--variant", help="which variant")
     parser.add_argument("--scale", default="cpu", help="smoke, cpu (default) or paper")
-    parser.add_argument(
-        "--seed", type=int, action="append", help="a seed, trained on its own; may be repeated"
-    )
+    parser.add_argument("--seed", type=int, action="append", help="a seed, trained on its own; may be repeated")
     parser.add_argument("--seeds", help="seeds trained as one batch, such as 0-4 or 0,2,5")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the run (default: its place in runs/)"
-    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: its place in runs/)")
     parser.add_argument("--key", help="stop unless the run has this key")
-    parser.add_argument(
-        "--no-resume", dest="resume", action="store_false", help="ignore an earlier checkpoint"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", default=True, help="go on from a checkpoint (the default)"
-    )
-    parser.add_argument(
-        "--wait", action="store_true", help="wait for another process that trains the same run"
-    )
+    parser.add_argument("--no-resume", dest="resume", action="store_false", help="ignore an earlier checkpoint")
+    parser.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (the default)")
+    parser.add_argument("--wait", action="store_true", help="wait for another process that trains the same run")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as the experiment declares)")
-    parser.add_argument(
-        "--checkpoint-every", type=float, default=runs.SECONDS_BETWEEN_CHECKPOINTS, metavar="SECONDS"
-    )
+    parser.add_argument("--checkpoint-every", type=float, default=runs.SECONDS_BETWEEN_CHECKPOINTS, metavar="SECONDS")
     parser.add_argument("--quiet", action="store_true", help="plain lines instead of a bar")
     parser.add_argument("--dry-run", action="store_true", help="print the folders of the runs and stop")
     return parser
@@ -146,9 +141,7 @@ def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
     if options.experiment is not None:
         spec.find(room.experiments, options.experiment, "experiment", paper)
     if options.seed and options.seeds:
-        raise RefigureError(
-            "--seed and --seeds were both given: --seed trains one by one, --seeds as one batch"
-        )
+        raise RefigureError("--seed and --seeds were both given: --seed trains one by one, --seeds as one batch")
     planned = []
     for name, experiment in room.experiments.items():
         if options.experiment not in (None, name):
@@ -160,9 +153,7 @@ def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
         if options.seeds:
             batches = [_seed_range(options.seeds)]
         for variant in [options.variant] if options.variant else scale.variants or experiment.variants:
-            planned += [
-                spec.plan_run(paper, name, variant, options.scale, batch, options.set) for batch in batches
-            ]
+            planned += [spec.plan_run(paper, name, variant, options.scale, batch, options.set) for batch in batches]
     if options.out is not None and len(planned) != 1:
         raise RefigureError(
             f"--out names one folder, but {len(planned)} runs were asked for: "

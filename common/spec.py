@@ -239,9 +239,7 @@ def _load(path: Path, _modified: int) -> Paper:
             if not scale.seeds or len(set(scale.seeds)) != len(scale.seeds) or min(scale.seeds) < 0:
                 raise RefigureError(f"{place}.scales.{scale_name}.seeds: expected distinct numbers from 0 up")
             if scale.config and not scale.why:
-                raise RefigureError(
-                    f"{place}.scales.{scale_name}.why: say why its settings are not the published ones"
-                )
+                raise RefigureError(f"{place}.scales.{scale_name}.why: say why its settings are not the published ones")
     for name, figure in spec.figures.items():
         if figure.experiment not in spec.experiments:
             raise RefigureError(
@@ -263,7 +261,12 @@ def config_class(paper: str, experiment: str) -> type:
     spec = find(load(paper).experiments, experiment, "experiment", paper)
     if str(root()) not in sys.path:
         sys.path.insert(0, str(root()))
-    module = importlib.import_module(f"papers.{paper}.config")
+    try:
+        module = importlib.import_module(f"papers.{paper}.config")
+    except SyntaxError as error:
+        raise RefigureError(f"papers/{paper}/config.py, line {error.lineno}: {error.msg}") from None
+    except ModuleNotFoundError as error:
+        raise RefigureError(f"papers/{paper}/config.py cannot be imported: {error}") from None
     found = getattr(module, spec.config_class, None)
     if not dataclasses.is_dataclass(found) or not isinstance(found, type):
         raise RefigureError(
@@ -273,9 +276,7 @@ def config_class(paper: str, experiment: str) -> type:
     return found
 
 
-def resolve(
-    paper: str, experiment: str, variant: str, scale: ScaleName | None, assignments: Sequence[str] = ()
-) -> Any:
+def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, assignments: Sequence[str] = ()) -> Any:
     """The configuration of a variant at a scale, with `key=value` texts on top.
 
     Arguments:
@@ -308,8 +309,8 @@ def plan_run(
     chosen, size = spec.variants[variant], spec.scales[scale]
     names = (*spec.data, *chosen.data)
     manifest = _manifest(root(), spec.module)
-    return PlannedRun(
-        identity=Identity(
+    try:
+        identity = Identity(
             paper=paper,
             experiment=experiment,
             variant=variant,
@@ -317,7 +318,11 @@ def plan_run(
             seeds=seeds,
             data={name: data.checksums(name) for name in names},
             code=code_digest(manifest),
-        ),
+        )
+    except ValueError as error:
+        raise RefigureError(f"{paper}/{experiment}/{variant}: {error}") from None
+    return PlannedRun(
+        identity=identity,
         scale=scale,
         module=spec.module,
         config=config,
@@ -355,11 +360,7 @@ _manifests: dict[tuple[Path, str, int], dict[str, dict[str, str]]] = {}
 def _manifest(folder: Path, module: str) -> dict[str, dict[str, str]]:
     """`code_manifest`, once per process and state of the source files."""
     newest = max(
-        (
-            path.stat().st_mtime_ns
-            for package in ("common", "papers")
-            for path in (folder / package).rglob("*.py")
-        ),
+        (path.stat().st_mtime_ns for package in ("common", "papers") for path in (folder / package).rglob("*.py")),
         default=0,
     )
     if (folder, module, newest) not in _manifests:
