@@ -351,7 +351,7 @@ def _measure(
         larger, smaller = (against, values) if claim.better == "lower" else (values, against)
         found = compare(larger, smaller)
         low = found.interval[0] if found.interval else found.difference
-        holds = low > claim.margin and (found.p_value < ALPHA or found.interval is None)
+        holds = low > claim.margin and (found.p_value <= ALPHA or found.interval is None)
         effect = f", {found.effect:.0f} pooled sd" if found.effect is not None else ""
         other = " ".join(f"{value:.4g}" for value in against)
         return (

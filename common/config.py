@@ -41,8 +41,12 @@ def read_yaml(path: Path) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RefigureError(f"{path}:{place}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
         raise RefigureError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise RefigureError(f"{path}: nested too deeply") from None
+    except OSError as error:
+        raise RefigureError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -50,6 +54,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
+        if not isinstance(node, yaml.MappingNode):
+            return super().construct_mapping(node, deep=deep)  # which says so
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float | bool) and key in seen:
@@ -104,7 +110,10 @@ def build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_scalar(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise RefigureError(f"{where}: expected a finite number, got one too large") from None
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise RefigureError(f"{where}: expected a finite number, got {value}")
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
@@ -198,9 +207,9 @@ def parse_scalar(text: str) -> Any:
     """A value typed on the command line, read as YAML; also `1e-3`, which YAML alone reads as text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
-    if isinstance(value, str) and _is_number(value):
+    if isinstance(value, str) and value == text.strip() and _is_number(value):  # quotes make it a text
         return float(value)
     return value
 
@@ -248,7 +257,8 @@ def _schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
             return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
         return {"type": "array", "items": _schema_of(arguments[0], definitions)}
     if origin in (dict, Mapping):
-        return {"type": "object", "additionalProperties": _schema_of(arguments[1], definitions)}
+        keys = {"propertyNames": {"enum": list(get_args(arguments[0]))}} if get_origin(arguments[0]) is Literal else {}
+        return {"type": "object", **keys, "additionalProperties": _schema_of(arguments[1], definitions)}
     names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
     return {"type": names[kind]}
 

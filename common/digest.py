@@ -85,7 +85,10 @@ def _parse_text(text: str, path: str) -> ast.Module:
 
 
 def _parse(file: Path) -> ast.Module:
-    return _parse_text(file.read_text(encoding="utf-8"), str(file))
+    try:
+        return _parse_text(file.read_text(encoding="utf-8"), str(file))
+    except ValueError as error:  # not UTF-8; or a null byte, where this Python calls that no SyntaxError
+        raise RefigureError(f"{file}: not a source file in UTF-8 ({error})") from None
 
 
 def _imports(tree: ast.AST, package: str) -> list[str]:
@@ -144,7 +147,10 @@ def _name_of(statement: ast.stmt) -> str:
 
 
 def _meaning(node: Any) -> str | None:
-    """A text of the syntax tree that is the same in every version of Python; None for a bare text."""
+    """A text of the syntax tree that is the same in every version of Python; None for a bare text.
+
+    Python 3.12 ends a nested format (`f"{x:{width}}"`) with an empty text, others do not: it is left out.
+    """
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return None
     if isinstance(node, ast.Constant):
@@ -153,6 +159,8 @@ def _meaning(node: Any) -> str | None:
         parts = []
         for field in node._fields:
             value = getattr(node, field, None)
+            if isinstance(node, ast.JoinedStr) and field == "values":
+                value = [part for part in value if not (isinstance(part, ast.Constant) and part.value == "")]
             if field in SILENT_FIELDS or value is None or value == []:
                 continue
             text = _meaning(value)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from common import atomic, runs, spec
 from common.device import cores, describe, peak_memory, set_precision, set_threads
@@ -101,8 +101,15 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
     print(f"{plan.identity}: {shown}", file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}; --help lists the options\n")
+
+
 def _parser(paper: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m papers.{paper}",
         description=f"Train runs of {paper}. Without --experiment, --variant or --seed: all that the scale has.",
     )

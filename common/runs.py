@@ -18,6 +18,7 @@ import json
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +94,13 @@ class Run:
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
         """Append one line to `metrics.jsonl`."""
-        line = json.dumps({"step": int(step), **metrics}, allow_nan=False) + "\n"
+        try:
+            line = json.dumps({"step": int(step), **metrics}, allow_nan=False) + "\n"
+        except ValueError:
+            wrong = sorted(name for name, value in metrics.items() if not np.isfinite(value).all())
+            raise RefigureError(
+                f"{self.plan.identity}: {', '.join(wrong)} is not finite at step {step}; the last checkpoint is kept"
+            ) from None
         try:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(line)
@@ -128,7 +135,7 @@ class Run:
         from common import checkpoint
 
         if not (self.folder / RESUME).exists():
-            _keep_lines(self.folder / "metrics.jsonl", 0)
+            _keep_lines(self.folder / "metrics.jsonl", -1)
             return None
         arrays, meta = checkpoint.load(self.folder / RESUME, expect={"key": self.plan.identity.key})
         self.step = int(meta["step"])
@@ -219,12 +226,16 @@ class FinishedRun:
         try:
             with np.load(path, allow_pickle=False) as packed:
                 return {name: packed[name] for name in packed.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, LookupError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             raise RefigureError(f"{path} cannot be read ({error}); delete the run's folder and build again") from None
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics stream, line by line."""
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        path = self.folder / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise RefigureError(f"{path} cannot be read ({error}); delete the run's folder and build again") from None
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -233,7 +244,7 @@ def is_done(folder: Path, key: str) -> bool:
         final = json.loads((folder / DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(final, dict) and final.get("key") == key and final.get("digest") == _digest(final)
+    return isinstance(final, dict) and final.get("key") == key and _whole(final)
 
 
 def read(folder: Path, *, verify: bool = False) -> FinishedRun:
@@ -249,15 +260,24 @@ def read(folder: Path, *, verify: bool = False) -> FinishedRun:
         raise RefigureError(f"{folder}: not a finished run (no {DONE}); run it again, it goes on where it stopped")
     final, record = _read_json(folder / DONE), _read_json(folder / "config.json")
     again = "delete the folder and run it again, or import it again"
-    if final.get("digest") != _digest(final):
+    if not _whole(final):
         raise RefigureError(f"{folder / DONE} was changed after the run ended (digest differs): {again}")
     names = {field.name for field in dataclasses.fields(Identity)}
     fields = {name: value for name, value in record.items() if name in names}
     identity: Identity = build(Identity, fields, str(folder / "config.json"))
     if not identity.key == record.get("key") == final.get("key"):
         raise RefigureError(f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {again}")
+    if not isinstance(record.get("manifest"), dict):
+        raise RefigureError(f"{folder / 'config.json'} has no manifest: {again}")
+    metrics = build(dict[str, list[float]], final.get("metrics"), f"{folder / DONE}: metrics")
+    for name, values in metrics.items():
+        if len(values) != len(identity.seeds):
+            raise RefigureError(
+                f"{folder / DONE}: metric {name} has {len(values)} values, not {len(identity.seeds)}: {again}"
+            )
+    files = build(dict[str, str], final.get("files"), f"{folder / DONE}: files")
     if verify:
-        for name, checksum in final["files"].items():
+        for name, checksum in files.items():
             if name not in FILES:
                 raise RefigureError(f"{folder / DONE} names {name!r}, which no run writes: {again}")
             path = folder / name
@@ -268,10 +288,10 @@ def read(folder: Path, *, verify: bool = False) -> FinishedRun:
     return FinishedRun(
         folder=folder,
         identity=identity,
-        metrics=final["metrics"],
+        metrics=metrics,
         provenance=_read_json(folder / "provenance.json"),
         manifest=record["manifest"],
-        files=(*final["files"], DONE),
+        files=(*files, DONE),
     )
 
 
@@ -325,7 +345,7 @@ def _keep_lines(path: Path, until: int) -> None:
             entry = json.loads(line)
         except ValueError:
             break
-        if not line.endswith("\n") or entry["step"] > until:
+        if not line.endswith("\n") or not isinstance(entry, dict) or entry.get("step", until + 1) > until:
             break
         kept.append(line)
     atomic.write_text(path, "".join(kept))
@@ -334,6 +354,14 @@ def _keep_lines(path: Path, until: int) -> None:
 def _digest(final: Mapping[str, Any]) -> str:
     content = {name: value for name, value in final.items() if name != "digest"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def _whole(final: Mapping[str, Any]) -> bool:
+    """Whether the content is what its digest was taken of."""
+    try:
+        return final.get("digest") == _digest(final)
+    except ValueError:  # a number that is not finite, which no run writes
+        return False
 
 
 def _sha256(path: Path) -> str:

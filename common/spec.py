@@ -261,7 +261,12 @@ def config_class(paper: str, experiment: str) -> type:
     spec = find(load(paper).experiments, experiment, "experiment", paper)
     if str(root()) not in sys.path:
         sys.path.insert(0, str(root()))
-    module = importlib.import_module(f"papers.{paper}.config")
+    try:
+        module = importlib.import_module(f"papers.{paper}.config")
+    except SyntaxError as error:
+        raise RefigureError(f"papers/{paper}/config.py, line {error.lineno}: {error.msg}") from None
+    except ModuleNotFoundError as error:
+        raise RefigureError(f"papers/{paper}/config.py cannot be imported: {error}") from None
     found = getattr(module, spec.config_class, None)
     if not dataclasses.is_dataclass(found) or not isinstance(found, type):
         raise RefigureError(
@@ -304,8 +309,8 @@ def plan_run(
     chosen, size = spec.variants[variant], spec.scales[scale]
     names = (*spec.data, *chosen.data)
     manifest = _manifest(root(), spec.module)
-    return PlannedRun(
-        identity=Identity(
+    try:
+        identity = Identity(
             paper=paper,
             experiment=experiment,
             variant=variant,
@@ -313,7 +318,11 @@ def plan_run(
             seeds=seeds,
             data={name: data.checksums(name) for name in names},
             code=code_digest(manifest),
-        ),
+        )
+    except ValueError as error:
+        raise RefigureError(f"{paper}/{experiment}/{variant}: {error}") from None
+    return PlannedRun(
+        identity=identity,
         scale=scale,
         module=spec.module,
         config=config,

@@ -25,12 +25,12 @@ def compile_quickly() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def filled(make: Callable[..., eqx.Module], *args: object, **kwargs: object) -> eqx.Module:
+def filled(make: Callable[..., eqx.Module], *args: object, std: float = 0.4, **kwargs: object) -> eqx.Module:
     """``make(...)`` with normal draws for all parameters, so that none stays at a zero or an identity."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: (
-            jnp.asarray(0.4 * rng.standard_normal(leaf.shape), leaf.dtype)
+            jnp.asarray(std * rng.standard_normal(leaf.shape), leaf.dtype)
             if isinstance(leaf, jax.ShapeDtypeStruct)
             else leaf
         ),

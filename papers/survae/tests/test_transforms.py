@@ -132,6 +132,15 @@ def test_bijection(name: str) -> None:
     assert layer.exact
 
 
+def test_softplus_scale_outlives_its_underflow() -> None:
+    """In single precision the scale itself is zero below -104; log-scale and slopes must not notice."""
+    s = np.array([-300.0, -110.0, -41.0, -39.0, -20.0, -1.0, 0.0, 3.0, 200.0])
+    reference = np.where(s < -30, s, np.log(np.logaddexp(s, 0)))
+    log_scale, slope = jax.vmap(jax.value_and_grad(lambda s: SCALE_FNS["softplus"](s)[1]))(jnp.float32(s))
+    np.testing.assert_allclose(log_scale, reference, rtol=1e-5)
+    np.testing.assert_allclose(slope, 1 / (1 + np.exp(-s)) / np.exp(reference), rtol=1e-5, atol=1e-6)
+
+
 def classifier(inputs: int, outputs: int) -> MLP:
     return filled(MLP, inputs, (5,), outputs, key=KEY)
 
@@ -257,7 +266,11 @@ def test_half_normal_under_abs_is_normal() -> None:
 
 
 @x64
-@given(arrays.arrays(np.float64, (1, 3), elements=st.floats(-9, 9, allow_subnormal=False).filter(lambda v: v != 0)))
+@given(
+    arrays.arrays(
+        np.float64, (1, 3), elements=st.floats(-9, 9, allow_subnormal=False).filter(lambda v: v != 0)
+    )
+)
 @settings(max_examples=30, deadline=None)
 def test_signs_share_all_probability(x: np.ndarray) -> None:
     layer = SignedAbs(classifier(3, 2), (0, 2))

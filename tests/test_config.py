@@ -1,0 +1,277 @@
+"""Configurations from untrusted text: what is wrong is named with its place, what is right comes back the same."""
+
+import contextlib
+import copy
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import common
+from common import spec
+from common.config import build, canonical, json_schema, override, parse_scalar, read_yaml, to_dict
+from common.errors import RefigureError
+from common.report import schemas
+
+HOME = Path(common.__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part."""
+
+    width: int
+    """Units."""
+    name: str = "dense"
+    """What it is."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Every type that a configuration may have."""
+
+    rate: float
+    """Learning rate."""
+    kind: Literal["flow", "absflow"] = "flow"
+    """Which one."""
+    deep: bool = False
+    """Or not."""
+    hidden: tuple[int, ...] = (2, 3)
+    """Widths."""
+    box: tuple[float, float] = (0.0, 1.0)
+    """Where."""
+    layers: tuple[Layer, ...] = ()
+    """Parts."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """By name."""
+    words: list[str] = field(default_factory=list)
+    """Some."""
+    stop: int | None = None
+    """When."""
+    size: int | Literal["all"] = "all"
+    """How much."""
+
+    def __post_init__(self) -> None:
+        if self.rate == 13:
+            raise ValueError("rate 13 is unlucky")
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"rate": 1, "hiden": [1]}, r"room\.yaml: unknown key 'hiden'; did you mean 'hidden'\?"),
+    "unknown key, nothing near": ({"rate": 1, "zzz": 1}, r"unknown key 'zzz'; Known: .*rate"),
+    "a key that is no text": ({"rate": 1, 3: 1}, "unknown key 3"),
+    "missing key": ({}, r"room\.yaml: key 'rate' is missing"),
+    "missing key below": (
+        {"rate": 1, "layers": [{"width": 1}, {}]},
+        r"room\.yaml\.layers\[1\]: key 'width' is missing",
+    ),
+    "text for a number": ({"rate": "fast"}, r"room\.yaml\.rate: expected a number, got 'fast' \(str\)"),
+    "1e-3 in YAML": ({"rate": "1e-3"}, r"YAML reads 1e-3 as text: write 0\.001"),
+    "NaN": ({"rate": math.nan}, r"room\.yaml\.rate: expected a finite number, got nan"),
+    "infinity": ({"rate": 1, "limits": {"a": -math.inf}}, r"room\.yaml\.limits\.a: expected a finite number"),
+    "an integer beyond floats": ({"rate": 10**400}, r"room\.yaml\.rate: expected a finite number"),
+    "bool for a number": ({"rate": True}, r"room\.yaml\.rate: expected a number, got True"),
+    "bool for an integer": ({"rate": 1, "layers": [{"width": True}]}, r"layers\[0\]\.width: expected an integer"),
+    "float for an integer": ({"rate": 1, "hidden": [1, 2.0]}, r"hidden\[1\]: expected an integer, got 2\.0"),
+    "number for a bool": ({"rate": 1, "deep": 1}, r"deep: expected true or false, got 1"),
+    "number for a text": ({"rate": 1, "words": [1]}, r"words\[0\]: expected a text, got 1"),
+    "text for a list": ({"rate": 1, "words": "word"}, r"words: expected a list, got 'word'"),
+    "scalar for a list": ({"rate": 1, "hidden": 3}, r"hidden: expected a list, got 3"),
+    "list for a mapping": ({"rate": 1, "limits": [1]}, r"limits: expected a mapping"),
+    "wrong length": ({"rate": 1, "box": [1]}, r"box: expected 2 items, got 1"),
+    "another choice": (
+        {"rate": 1, "kind": "absfow"},
+        r"kind: 'absfow' is not one of the choices; did you mean 'absflow'",
+    ),
+    "no member of a union": ({"rate": 1, "size": "some"}, r"size: expected an integer.*; or 'some' is not one of"),
+    "nothing": ({"rate": None}, r"rate: expected a number, got None"),
+    "text for an optional": ({"rate": 1, "stop": "x"}, r"stop: expected an integer"),
+    "the class's own check": ({"rate": 13}, r"room\.yaml: rate 13 is unlucky"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_file_key_and_expectation(fault: str) -> None:
+    value, message = FAULTS[fault]
+    with pytest.raises(RefigureError, match=message) as caught:
+        build(Model, value, "room.yaml")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("room.yaml")
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [1]])
+def test_a_dataclass_needs_a_mapping(value: Any) -> None:
+    with pytest.raises(RefigureError, match="room: expected a mapping, got"):
+        build(Model, value, "room")
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+models = st.builds(
+    Model,
+    rate=finite.filter(lambda rate: rate != 13),
+    kind=st.sampled_from(["flow", "absflow"]),
+    deep=st.booleans(),
+    hidden=st.lists(st.integers()).map(tuple),
+    box=st.tuples(finite, finite),
+    layers=st.lists(st.builds(Layer, width=st.integers(), name=st.text())).map(tuple),
+    limits=st.dictionaries(st.text(), finite),
+    words=st.lists(st.text()),
+    stop=st.none() | st.integers(),
+    size=st.integers() | st.just("all"),
+)
+
+
+@given(models)
+def test_a_configuration_survives_plain_data(model: Model) -> None:
+    plain = to_dict(model)
+    assert build(Model, plain, "x") == model
+    assert build(Model, json.loads(canonical(plain)), "x") == model
+    assert canonical(to_dict(build(Model, plain, "x"))) == canonical(plain)
+
+
+@given(models)
+def test_what_is_built_fits_the_schema(model: Model) -> None:
+    jsonschema.Draft202012Validator(json_schema(Model, "m")).validate(json.loads(canonical(to_dict(model))))
+
+
+leaves = st.none() | st.booleans() | st.integers() | finite | st.text(max_size=5)
+trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+
+
+@given(st.dictionaries(st.sampled_from([*Model.__dataclass_fields__, "other"]), trees, max_size=4))
+def test_any_document_is_built_or_refused_in_one_line(document: dict[str, Any]) -> None:
+    with contextlib.suppress(RefigureError):  # and nothing else
+        model = build(Model, document, "x")
+        for key, value in document.items():
+            assert to_dict(model)[key] == value
+
+
+@given(st.text(max_size=40) | st.binary(max_size=40))
+def test_any_text_is_yaml_or_one_line(tmp_path_factory: pytest.TempPathFactory, content: str | bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(RefigureError):  # and nothing else
+        read_yaml(path)
+
+
+YAML_FAULTS = {
+    "duplicate key": ("a: 1\nb: 2\na: 3\n", "line 3, column 1: key 'a' stands here twice"),
+    "duplicate key inside": ("x:\n  - {a: 1, 'a': 2}\n", "line 2, column 12: key 'a' stands here twice"),
+    "unclosed": ("a: [1, 2\n", "line 2"),
+    "tab": ("a:\n\tb: 1\n", "line 2"),
+    "code": ("!!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+    "no such day": ("day: 2020-13-45\n", "not YAML: month"),
+    "a mapping that is none": ("a: !!map [1, 2]\n", "mapping"),
+    "too deep": ("[" * 2000, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("fault", YAML_FAULTS)
+def test_faulty_yaml_is_one_line_with_its_place(tmp_path: Path, fault: str) -> None:
+    text, message = YAML_FAULTS[fault]
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(RefigureError, match=message) as caught:
+        read_yaml(tmp_path / "f.yaml")
+    assert str(caught.value).startswith(str(tmp_path / "f.yaml"))
+
+
+def test_missing_foreign_and_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RefigureError, match=r"f\.yaml: no such file"):
+        read_yaml(tmp_path / "f.yaml")
+    (tmp_path / "f.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(RefigureError, match=r"not UTF-8 text .*byte 3"):
+        read_yaml(tmp_path / "f.yaml")
+    with pytest.raises(RefigureError, match="cannot be read"):
+        read_yaml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("1", 1), ("1.5", 1.5), ("true", True), ("flow", "flow"), ("[1, 2]", [1, 2]), ("", None),
+        ("null", None), ("2020-13-45", "2020-13-45"), ("[1, ", "[1, "), ("'1'", "1"), ('"1e3"', "1e3"), ("-2E+4", -2e4),
+    ],
+)  # fmt: skip
+def test_typed_values(text: str, value: Any) -> None:
+    found = parse_scalar(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_overrides_leave_the_original_alone() -> None:
+    before = {"rate": 0.1, "name": "a"}
+    assert override(before, ["rate=1e-3", "name=b=c", " steps =3"]) == {"rate": 1e-3, "name": "b=c", "steps": 3}
+    assert before == {"rate": 0.1, "name": "a"}
+
+
+@pytest.mark.parametrize("text", ["rate", "=3", " =3", ""])
+def test_an_override_without_key_or_value_is_refused(text: str) -> None:
+    with pytest.raises(RefigureError, match="expected key=value"):
+        override({}, [text])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.booleans())
+def test_numbers_typed_come_through(value: Any) -> None:
+    assert override({}, [f"x={str(value).lower()}"])["x"] == value
+
+
+def test_committed_schemas_are_the_dataclasses() -> None:
+    folder = HOME / "workflow" / "schemas"
+    assert {path.name: path.read_text() for path in folder.glob("*.json")} == schemas.texts()
+
+
+def test_schemas_are_written_where_editors_look(tmp_path: Path) -> None:
+    assert {path.relative_to(tmp_path).as_posix(): path.read_text() for path in schemas.write(tmp_path)} == {
+        f"workflow/schemas/{name}": text for name, text in schemas.texts().items()
+    }
+
+
+REAL = [(path, name) for name in ("paper", "claims") for path in sorted(HOME.glob(f"papers/*/{name}.yaml"))]
+
+
+def checker(name: str) -> jsonschema.Draft202012Validator:
+    schema = json.loads(schemas.texts()[f"{name}.schema.json"])
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize(("path", "name"), REAL, ids=lambda value: str(getattr(value, "parent", value))[-12:])
+def test_real_documents_fit_schema_and_dataclass(path: Path, name: str) -> None:
+    document = read_yaml(path)
+    checker(name).validate(document)
+    build(spec.Paper if name == "paper" else schemas.Claims, document, path.name)
+
+
+BROKEN: list[tuple[str, tuple[Any, ...], Any]] = [
+    ("paper", ("titel",), "x"),
+    ("paper", ("title",), 3),
+    ("paper", ("experiments", "toy", "threads"), "two"),
+    ("paper", ("experiments", "toy", "scales", "tiny"), {"seeds": [0]}),
+    ("paper", ("experiments", "toy", "scales", "cpu", "seeds"), [0, "1"]),
+    ("paper", ("experiments", "toy", "scales", "cpu", "seed"), [0]),
+    ("paper", ("figures", "figure4"), []),
+    ("claims", ("claims", 0, "kind"), "guess"),
+    ("claims", ("claims", 0, "source", "how"), "heard"),
+    ("claims", ("claims", 0, "published"), {"error": 1}),
+    ("claims", ("claims", 0, "better"), None),
+    ("claims", ("claims", 4, "tolerance", "absolut"), 1),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value"), BROKEN, ids=lambda value: str(value)[:40])
+def test_schema_and_dataclass_refuse_the_same(name: str, place: tuple[Any, ...], value: Any) -> None:
+    document = copy.deepcopy(yaml.safe_load((HOME / "papers" / "survae" / f"{name}.yaml").read_text()))
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    assert not checker(name).is_valid(document)
+    with pytest.raises(RefigureError, match=str(place[-1])):
+        build(spec.Paper if name == "paper" else schemas.Claims, document, "document")
