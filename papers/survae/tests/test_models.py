@@ -155,9 +155,7 @@ def test_layers_are_the_papers() -> None:
 @kinds
 def test_stacked_models_compute_what_single_ones_do(make: Callable, density: str) -> None:
     x = points(density)
-    stacked = eqx.filter_jit(eqx.filter_vmap(lambda key: make(density, key, HIDDEN)))(
-        jax.random.split(KEY, 3)
-    )
+    stacked = eqx.filter_jit(eqx.filter_vmap(lambda key: make(density, key, HIDDEN)))(jax.random.split(KEY, 3))
     together = eqx.filter_jit(eqx.filter_vmap(lambda flow: flow.log_prob(x)))(stacked)
     assert (together[0] != together[1]).any()
     for i, ours in enumerate(together):
