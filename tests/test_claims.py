@@ -1,0 +1,276 @@
+"""Verdicts from numbers that leave no doubt, and claims that name what is not there."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import pytest
+from conftest import Toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import claims
+from common.claims import Claim, Judged, _Found, evaluate, judge, load, regressions
+from common.config import build
+from common.errors import RefigureError
+
+BASE = {
+    "id": "C",
+    "statement": "s",
+    "source": {"where": "Table 1", "how": "read exactly"},
+    "ours": {"experiment": "main", "variant": "plain", "metric": "x"},
+    "scale": "paper",
+    "unit": "nats",
+}
+TOLERANCE = {"absolute": 0.1, "why": "w"}
+VALUE = {
+    "kind": "value",
+    "published": {"value": 1.0, "error": 0.2, "seeds": 5},
+    "better": "lower",
+    "tolerance": TOLERANCE,
+}
+ORDER = {"kind": "order", "against": {"experiment": "main", "variant": "momentum", "metric": "x"}, "better": "lower"}
+SHAPE = {"kind": "shape", "bound": {"condition": "<", "value": 1.0, "why": "w"}}
+IDENTITY = {"kind": "identity", "published": {"value": 1.0}, "tolerance": {"absolute": 0.1, "why": "w"}}
+
+
+def claim(kind: Mapping[str, Any], **changes: Any) -> Claim:
+    return build(Claim, {**BASE, **kind, **changes}, "claims.yaml")
+
+
+def found(values: Sequence[float], *deviations: str) -> _Found:
+    return _Found(dict(enumerate(values)), ("toy/run",), deviations)
+
+
+def verdict(
+    kind: Mapping[str, Any], ours: Sequence[float], other: Sequence[float] | None = None, **changes: Any
+) -> str:
+    against = None if other is None else found(other)
+    return judge("toy", claim(kind, **changes), found(ours), against, "paper").verdict
+
+
+def published(value: float, seeds: int | None) -> dict[str, Any]:
+    return {"value": value, "seeds": seeds}
+
+
+@pytest.mark.parametrize(
+    ("ours", "changes", "expected"),
+    [
+        ([1.05, 0.95, 1.02], {}, "matched"),
+        ([1.25] * 3, {"tolerance": {"absolute": 0.25, "why": "w"}}, "matched"),  # at the edge
+        ([1.2, 1.3, 1.1], {}, "missed"),
+        ([0.7, 0.8, 0.6], {}, "better"),
+        ([1.2, 1.3, 1.1], {"better": "higher"}, "better"),
+        ([0.7, 0.8, 0.6], {"better": "higher"}, "missed"),
+        ([0.7, 0.8, 0.6], {"better": "neither"}, "missed"),
+        ([1.2, 1.3, 1.1], {"better": "neither"}, "missed"),
+        ([1.2, 1.3, 1.1], {"tolerance": {"relative": 0.25, "why": "w"}}, "matched"),
+        ([-1.2, -1.3, -1.1], {"tolerance": {"relative": 0.25, "why": "w"}, "published": published(-1.0, 3)}, "matched"),
+        ([0.9, 1.3, 1.7], {"tolerance": {"spread": True, "why": "w"}}, "matched"),
+        ([1.29, 1.3, 1.31], {"tolerance": {"spread": True, "why": "w"}}, "missed"),
+        ([1.0, 1.0], {}, "reduced: shown"),  # two seeds, three are needed
+        ([1.0], {}, "reduced: shown"),
+        ([9.0], {}, "reduced: shown"),
+        ([1.0], {"published": published(1.0, None)}, "reduced: shown"),
+        ([1.0], {"published": published(1.0, 1)}, "matched"),  # the paper had one
+        ([1.0, 1.0], {"published": published(1.0, 2)}, "matched"),
+        ([1.0], {"published": published(1.0, 2)}, "reduced: shown"),
+    ],
+)
+def test_values(ours: list[float], changes: dict[str, Any], expected: str) -> None:
+    assert verdict(VALUE, ours, **changes) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "changes", "expected"),
+    [
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {}, "matched"),  # three and three, wholly apart
+        ([1.0, 1.1, 0.9, 1.0, 1.05], [2.0, 2.1, 1.9, 2.0, 2.05], {}, "matched"),
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], {}, "missed"),
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], {"better": "higher"}, "matched"),
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"better": "higher"}, "missed"),
+        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], {}, "missed"),  # a gap that is noise
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 0.5}, "matched"),
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 1.5}, "missed"),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], {}, "missed"),
+        ([1.0, 1.0, 1.0], [2.0], {}, "reduced: holds"),  # one side has too few seeds
+        ([2.0], [1.0], {}, "reduced: fails"),
+        ([1.0], [2.0], {"published": published(0.5, 1)}, "matched"),
+    ],
+)
+def test_orders(ours: list[float], other: list[float], changes: dict[str, Any], expected: str) -> None:
+    assert verdict(ORDER, ours, other, **changes) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "condition", "expected"),
+    [
+        ([0.5, 0.6, 0.9], "<", "matched"),
+        ([0.5, 0.6, 1.0], "<", "missed"),  # every seed must
+        ([0.5, 0.6, 1.0], "<=", "matched"),
+        ([1.5, 1.6, 1.0], ">", "missed"),
+        ([1.5, 1.6, 1.0], ">=", "matched"),
+        ([0.5, 0.6], "<", "reduced: holds"),
+        ([0.5, 1.6], "<", "reduced: fails"),
+    ],
+)
+def test_shapes(ours: list[float], condition: str, expected: str) -> None:
+    assert verdict(SHAPE, ours, bound={"condition": condition, "value": 1.0, "why": "w"}) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        ([1.05, 0.95, 1.0], "matched"),
+        ([1.2, 0.8, 1.0], "missed"),  # the mean is right, the seeds are not
+        ([1.0, 1.0], "reduced: holds"),
+        ([2.0, 2.0], "reduced: fails"),
+    ],
+)
+def test_identities(ours: list[float], expected: str) -> None:
+    assert verdict(IDENTITY, ours) == expected
+
+
+EASY: list[tuple[Mapping[str, Any], list[float], list[float] | None, str]] = [
+    (VALUE, [1.0] * 3, None, "reduced: shown"),
+    (VALUE, [5.0] * 3, None, "reduced: shown"),
+    (ORDER, [1.0, 1.1, 0.9], [2.0, 2.1, 1.9], "reduced: holds"),
+    (ORDER, [2.0, 2.1, 1.9], [1.0, 1.1, 0.9], "reduced: fails"),
+    (SHAPE, [0.5] * 3, None, "reduced: holds"),
+    (SHAPE, [1.5] * 3, None, "reduced: fails"),
+    (IDENTITY, [1.0] * 3, None, "reduced: holds"),
+]
+
+
+@pytest.mark.parametrize(("kind", "ours", "other", "expected"), EASY)
+def test_other_conditions_reduce_and_are_named(
+    kind: Mapping[str, Any], ours: list[float], other: list[float] | None, expected: str
+) -> None:
+    against = found(other) if other else None
+    judged = judge("toy", claim(kind), found(ours, "half the data", "b", "c"), against, "cpu")
+    assert judged.verdict == expected
+    assert "other conditions: b; c" in judged.reason
+    assert "1 more deviations" in judged.reason
+    assert judged.scale == "cpu"
+    if other:
+        there = judge("toy", claim(kind), found(ours), found(other, "half the data"), "cpu")
+        assert (there.verdict, "half the data" in there.reason) == (expected, True)
+
+
+numbers = st.lists(st.floats(-10, 10), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([VALUE, ORDER, SHAPE, IDENTITY]), numbers, numbers, st.booleans())
+def test_what_every_verdict_promises(
+    kind: Mapping[str, Any], ours: list[float], other: list[float], same: bool
+) -> None:
+    one = found(ours) if same else found(ours, "else")
+    judged = judge("toy", claim(kind), one, found(other) if kind is ORDER else None, "paper")
+    enough = min(len(ours), len(other) if kind is ORDER else 9) >= 3
+    assert judged.verdict.startswith("reduced") == (not same or not enough)
+    assert judged.verdict in get_args(claims.Verdict)
+    assert judged.seeds == {str(seed): value for seed, value in enumerate(ours)}
+    assert (judged.verdict == "reduced: shown") == (kind is VALUE and (not same or not enough))
+    if kind in (VALUE, IDENTITY):
+        assert judged.difference == pytest.approx(sum(ours) / len(ours) - 1.0)
+
+
+def test_the_numbers_beside_a_verdict() -> None:
+    judged = judge("toy", claim(VALUE), found([1.0, 1.1, 1.2]), None, "paper")
+    assert judged.ours == pytest.approx(1.1)
+    assert judged.difference == pytest.approx(0.1)
+    assert judged.interval is not None
+    assert 1.0 <= judged.interval[0] < 1.1 < judged.interval[1] <= 1.2
+    assert (judged.published, judged.published_error, judged.n_seeds, judged.unit) == (1.0, 0.2, 3, "nats")
+    gap = judge("toy", claim(ORDER, published=published(0.8, 1)), found([1.0] * 3), found([2.0] * 3), "paper")
+    assert gap.ours == pytest.approx(1.0)
+    assert gap.difference == pytest.approx(0.2)
+    assert len(gap.runs) == 2
+
+
+BAD_CLAIMS: list[tuple[dict[str, Any], str]] = [
+    ({**VALUE, "tolerance": None}, "a claim of kind value needs 'tolerance'"),
+    ({**ORDER, "against": None}, "a claim of kind order needs 'against'"),
+    ({**ORDER, "better": "neither"}, "needs 'better'"),
+    ({**SHAPE, "bound": None}, "a claim of kind shape needs 'bound'"),
+    ({**IDENTITY, "published": None}, "a claim of kind identity needs 'published'"),
+    ({**VALUE, "tolerance": {"why": "w"}}, "exactly one of"),
+    ({**VALUE, "tolerance": {"why": "w", "absolute": 1.0, "spread": True}}, "exactly one of"),
+    ({**VALUE, "kind": "valu"}, "did you mean 'value'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "message"), BAD_CLAIMS)
+def test_a_claim_that_says_too_little_is_refused(kind: dict[str, Any], message: str) -> None:
+    with pytest.raises(RefigureError, match=message):
+        claim(kind)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("variant: plain,", "variant: plane,", "no variant 'plane'.*C-value; did you mean 'plain'"),
+        ("experiment: main, variant: plain", "experiment: man, variant: plain", "'man'.*C-value; did you mean 'main'"),
+        ("C-touched", "C-value", "C-value: the id stands there twice"),
+        ("kind: shape", "kind: shap", "C-touched.kind: 'shap'.*did you mean 'shape'"),
+        ("claims:\n", "claim:\n", "expected one key 'claims'"),
+        ("claims:\n", "claims:\n  - 3\n", "0: expected a mapping"),
+    ],
+)
+def test_a_fault_in_claims_names_file_claim_and_nearest(toy: Toy, old: str, new: str, message: str) -> None:
+    toy.edit("papers/toy_paper/claims.yaml", old, new)
+    with pytest.raises(RefigureError, match=message) as caught:
+        load("toy_paper")
+    assert "papers/toy_paper/claims.yaml" in str(caught.value)
+
+
+def test_a_scale_that_the_experiment_lacks_is_named(toy: Toy) -> None:
+    toy.edit("papers/toy_paper/claims.yaml", "experiment: main, variant: plain", "experiment: single, variant: plain")
+    with pytest.raises(RefigureError, match=r"no scale 'paper' in papers/toy_paper/claims\.yaml: C-value"):
+        load("toy_paper")
+
+
+def test_an_unknown_metric_is_named_once_there_is_a_run(toy: Toy) -> None:
+    toy.edit("papers/toy_paper/claims.yaml", "metric: square", "metric: sqare")
+    assert [judged.verdict for judged in evaluate("toy_paper")] == ["not run", "not run"]
+    toy.finished(variant="momentum")
+    with pytest.raises(RefigureError, match=r"claims\.yaml: C-touched: .*'sqare'; did you mean 'square'"):
+        evaluate("toy_paper")
+
+
+def test_verdicts_from_runs_on_disk(toy: Toy) -> None:
+    before = evaluate("toy_paper")
+    assert [judged.verdict for judged in before] == ["not run", "not run"]
+    assert before[0].reason == "needs 1 run(s) at scale paper, at a cost not measured yet"
+    assert before[0].ours is before[0].scale is None
+    plain, heavy = toy.finished(), toy.finished(variant="momentum")
+    value, touched = evaluate("toy_paper")
+    # The experiment's own deviation touches nothing, the variant's touches this claim.
+    assert (value.verdict, value.scale) == ("matched", "paper")
+    assert value.seeds == dict(zip("012", plain.metrics["x"], strict=True))
+    assert value.runs == (str(plain.identity),)
+    assert touched.verdict == "reduced: holds"
+    assert "heavier ball" in touched.reason
+    assert touched.runs == (str(heavy.identity),)
+
+
+def test_a_smaller_scale_stands_in_and_says_so(toy: Toy) -> None:
+    assert toy.one("--scale", "smoke") == 0
+    value = evaluate("toy_paper")[0]
+    assert (value.verdict, value.scale, value.n_seeds) == ("reduced: shown", "smoke", 2)
+    assert "steps: 4 instead of 12" in value.reason
+    assert "2 seed(s), 3 are needed" in value.reason
+
+
+def test_only_a_fall_is_a_regression() -> None:
+    sample = judge("toy", claim(VALUE), found([1.0] * 3), None, "paper")
+    verdicts = get_args(claims.Verdict)
+    for before, now in itertools.product(verdicts, verdicts):
+        judged: Judged = dataclasses.replace(sample, verdict=now)
+        fallen = regressions([judged], [{"id": "C", "verdict": before}])
+        stood = before in ("matched", "better", "reduced: holds")
+        falls = now in ("missed", "reduced: fails", "reduced: shown")
+        assert fallen == ([(judged, before)] if stood and falls else [])
+    assert regressions([sample], []) == []
