@@ -147,13 +147,13 @@ def explain(
     """Why runs are done again: which input of the key changed, against which earlier run."""
     from common.cli.explain import explain_paper, explain_run
 
+    lines: Iterable[str] = ()
     if target in spec.papers():
         lines = explain_paper(target, _scale(scale))
     elif Path(target).exists() or "/" in target:
         lines = explain_run(target, _scale(scale))
     else:
-        spec.load(target)
-        lines = []
+        spec.load(target)  # says which papers there are
     for line in lines:
         typer.echo(line)
 
