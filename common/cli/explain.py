@@ -92,7 +92,11 @@ def _record(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return record | {"manifest": record["manifest"], "key": record["key"]}
+        kinds = {"paper": str, "experiment": str, "variant": str, "key": str, "config": dict, "data": dict}
+        for name, kind in {**kinds, "seeds": list, "manifest": dict}.items():
+            if not isinstance(record[name], kind):
+                raise TypeError(f"{name} is {record[name]!r}")
+        return record
     except FileNotFoundError:
         raise RefigureError(f"{folder}: no run here (no config.json); refigure status <paper> lists them") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

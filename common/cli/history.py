@@ -11,10 +11,10 @@ __all__ = ["committed_verdicts"]
 
 
 def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any]]:
-    """The judged claims of a paper at a revision (default: HEAD); empty where it had none yet.
+    """Identifiers and verdicts of a paper's claims at a revision (default: HEAD); empty where it had none yet.
 
     Raises:
-        RefigureError: `rev` was given and names no revision, or git is not there.
+        RefigureError: `rev` was given and names no revision (or git is not there), or the committed file is damaged.
     """
     if rev is not None:
         _git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}", fault=f"--rev {rev}: no such git revision")
@@ -23,7 +23,10 @@ def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any
         text = _git("show", name, fault="not committed")
     except RefigureError:
         return []
-    found: list[dict[str, Any]] = json.loads(text)
+    try:
+        found: list[dict[str, Any]] = [{"id": entry["id"], "verdict": entry["verdict"]} for entry in json.loads(text)]
+    except (ValueError, TypeError, KeyError):
+        raise RefigureError(f"git's {name} is no list of judged claims: `make gallery` and commit it again") from None
     return found
 
 

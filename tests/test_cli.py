@@ -1,0 +1,358 @@
+"""The command `refigure`, word by word, on a repository of its own."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Toy, fault_of
+
+from common import runs, spec
+from common.cli import main
+from common.config import canonical
+
+FIELDS = [
+    "id", "paper", "statement", "headline", "kind", "published", "published_error", "source", "provenance", "ours",
+    "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "runs",
+]  # fmt: skip
+
+Refigure = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def refigure(toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refigure:
+    """Calls the command in this process: (exit status, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["refigure", *words])
+        status: Any = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capsys.readouterr()
+        if isinstance(status, str):  # the interpreter prints it at the end
+            status, err = 1, err + status + "\n"
+        return status, out, err
+
+    return call
+
+
+def git(*words: str) -> str:
+    command = ["git", "-c", "user.name=n", "-c", "user.email=e@x.invalid", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def commit_verdicts(refigure: Refigure) -> None:
+    """Commit what `diff` says now, as a build of the gallery does."""
+    Path("docs/gallery/toy_paper").mkdir(parents=True, exist_ok=True)
+    Path("docs/gallery/toy_paper/claims.json").write_text(refigure("diff", "--json")[1])
+    git("init", "-q")
+    git("add", "docs")
+    git("commit", "-qm", "gallery")
+
+
+def test_list_and_status(toy: Toy, refigure: Refigure) -> None:
+    status, out, _ = refigure("list")
+    assert status == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1][:6] == ["toy_paper", "main", "2", "smoke", "cpu", "paper"]
+    assert lines[2][:4] == ["toy_paper", "single", "1", "cpu"]
+    toy.finished()
+    toy.edit("papers/toy_paper/method.py", "SCALE = 1.0", "SCALE = 1.1")
+    toy.finished(variant="momentum")
+    out = refigure("status", "toy_paper")[1]
+    counts = [line.split()[:5] for line in out.splitlines()[1:]]
+    assert counts == [  # experiment, scale, done, missing, stale
+        ["main", "smoke", "0", "2", "0"],
+        ["main", "cpu", "1", "1", "1"],
+        ["main", "paper", "1", "1", "1"],
+        ["single", "cpu", "0", "2", "0"],
+    ]
+
+
+def test_list_is_light(toy: Toy) -> None:
+    program = (
+        "import sys; sys.argv = ['refigure', 'list']\nfrom common.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'jax', 'scipy', 'matplotlib'} & {*sys.modules}))"
+    )
+    answer = toy.python("-c", program)
+    assert "toy_paper" in answer.stdout
+    assert answer.stdout.splitlines()[-1] == "HEAVY []"
+
+
+UNKNOWN = [
+    (("status", "toy_papr"), "no paper 'toy_papr'; did you mean 'toy_paper'"),
+    (("diff", "toy_papr"), "did you mean 'toy_paper'"),
+    (("explain", "toy_papr"), "did you mean 'toy_paper'"),
+    (("prune", "toy_papr"), "did you mean 'toy_paper'"),
+    (("explain", "toy_paper", "--scale", "papr"), "no scale 'papr'; did you mean 'paper'"),
+    (("explain", "runs/absent"), "no run here"),
+    (("import", "absent"), "absent: no such folder"),
+    (("import", "papers"), "papers: no run in it"),
+    (("diff", "--rev", "absent"), "--rev absent: no such git revision"),
+    (("data", "fetch", "absent_set"), "absent_set"),
+    (("gallery",), "snakemake results/toy_paper makes it"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), UNKNOWN, ids=lambda value: " ".join(value)[:30])
+def test_every_fault_is_one_line(refigure: Refigure, words: tuple[str, ...], message: str) -> None:
+    status, out, err = refigure(*words)
+    assert status == 1
+    assert message in fault_of(err)
+    assert out == ""
+
+
+def test_faults_in_the_documents_are_one_line(toy: Toy, refigure: Refigure) -> None:
+    toy.edit("papers/toy_paper/claims.yaml", "kind: shape", "kind: shap")
+    assert "C-touched.kind" in fault_of(refigure("diff")[2])
+    toy.edit("papers/toy_paper/paper.yaml", "venue:", "venu:")
+    assert "unknown key 'venu'; did you mean 'venue'" in fault_of(refigure("list")[2])
+
+
+def test_diff_as_a_table_and_as_json(toy: Toy, refigure: Refigure) -> None:
+    run = toy.finished()
+    status, out, _ = refigure("diff", "toy_paper")
+    assert status == 0
+    assert "C-value" in out
+    assert "matched" in out
+    status, out, _ = refigure("diff", "--json")
+    value, touched = json.loads(out)
+    assert status == 0
+    assert list(value) == list(touched) == FIELDS
+    assert (value["id"], value["paper"], value["kind"], value["headline"]) == ("C-value", "toy_paper", "value", True)
+    assert (value["published"], value["published_error"], value["source"]) == (0.0, 0.1, "Table 1")
+    assert (value["provenance"], value["verdict"], value["scale"]) == ("read exactly", "matched", "paper")
+    assert value["seeds"] == dict(zip("012", run.metrics["x"], strict=True))
+    assert value["runs"] == [str(run.identity)]
+    assert value["interval"][0] <= value["ours"] <= value["interval"][1]
+    assert (touched["verdict"], touched["ours"], touched["interval"], touched["seeds"]) == ("not run", None, None, {})
+
+
+def test_diff_exits_with_1_on_a_regression(toy: Toy, refigure: Refigure) -> None:
+    toy.finished()
+    commit_verdicts(refigure)
+    assert refigure("diff")[0] == 0
+    toy.edit("papers/toy_paper/claims.yaml", "value: 0.0,", "value: 9.0,")
+    status, out, err = refigure("diff", "toy_paper")
+    assert status == 1
+    assert err == "no longer stands: toy_paper/C-value was 'matched', is 'missed'\n"
+    assert "missed" in out
+    status, out, _ = refigure("diff", "--json")
+    assert (status, json.loads(out)[0]["verdict"]) == (1, "missed")
+    commit_verdicts(refigure)  # now it is known
+    assert refigure("diff")[0] == 0
+    status, out, _ = refigure("diff", "--rev", "HEAD~1")
+    assert status == 1
+    assert "at HEAD~1" in out
+    assert "matched" in out
+
+
+@pytest.mark.parametrize("content", ["{", "3", "[3]", '[{"id": "C-value"}]'])
+def test_damaged_verdicts_in_git_are_one_line(toy: Toy, refigure: Refigure, content: str) -> None:
+    commit_verdicts(refigure)
+    Path("docs/gallery/toy_paper/claims.json").write_text(content)
+    git("commit", "-qam", "damaged")
+    status, _, err = refigure("diff")
+    assert status == 1
+    assert "HEAD:docs/gallery/toy_paper/claims.json" in fault_of(err)
+
+
+def test_runs_that_are_gone_are_no_regression(toy: Toy, refigure: Refigure) -> None:
+    toy.finished()
+    commit_verdicts(refigure)
+    shutil.rmtree("runs")
+    assert refigure("diff")[0] == 0
+
+
+def test_a_damaged_run_under_a_claim_is_one_line(toy: Toy, refigure: Refigure) -> None:
+    path = toy.finished().folder / runs.DONE
+    path.write_text(path.read_text().replace('"x"', '"y"'))
+    status, _, err = refigure("diff")
+    assert status == 1
+    assert "was changed after the run ended" in fault_of(err)
+
+
+def test_explain_names_what_changed(toy: Toy, refigure: Refigure) -> None:
+    assert "plain/seeds0-2" in refigure("explain", "toy_paper")[1]
+    assert refigure("explain", "toy_paper")[1].count("never run here") == 4
+    run = toy.finished()
+    assert f"{run.identity}: done, nothing changed" in refigure("explain", "toy_paper")[1]
+    assert refigure("explain", str(run.identity))[1] == f"{run.identity}: current at scale cpu\n"
+    toy.edit(
+        "papers/toy_paper/paper.yaml",
+        'plain: {title: "plain"}\n      m',
+        'plain: {title: "p", config: {rate: 0.2}}\n      m',
+    )
+    toy.edit("papers/toy_paper/method.py", "return 2", "return 2.5")
+    toy.edit("papers/toy_paper/main.py", "import time", "import time\nfrom common.seeding import numpy_rng")
+    toy.edit("papers/toy_paper/figures.py", '"""Nothing."""', "return 1")
+    out = refigure("explain", "toy_paper")[1].splitlines()
+    again = next(number for number, line in enumerate(out) if f"runs again; against {run.folder.name}:" in line)
+    expected = [
+        "  config rate: 0.1 -> 0.2",
+        "  code common/seeding.py: now imported",
+        "  code papers/toy_paper/main.py: <module> changed",
+        "  code papers/toy_paper/method.py: slope changed",
+    ]
+    assert out[again + 1 : again + 5] == expected
+    assert "figures" not in "".join(out)
+    status, text, _ = refigure("explain", str(run.folder))
+    assert status == 0
+    assert text.splitlines()[1:] == expected
+
+
+def test_explain_of_a_damaged_run_is_one_line(toy: Toy, refigure: Refigure) -> None:
+    run = toy.finished()
+    record = json.loads((run.folder / "config.json").read_text())
+    for broken in ("{", "[]", json.dumps({"key": 1, "manifest": {}}), json.dumps({**record, "config": None})):
+        (run.folder / "config.json").write_text(broken)
+        status, _, err = refigure("explain", str(run.folder))
+        assert status == 1
+        assert "config.json" in fault_of(err)
+
+
+def away(toy: Toy, *assignments: str) -> Path:
+    """A finished run, moved out of the repository."""
+    run = toy.finished(*assignments)
+    target = toy.root.parent / "elsewhere" / run.folder.name
+    target.parent.mkdir(exist_ok=True)
+    shutil.move(run.folder, target)
+    return target
+
+
+def resign(folder: Path, **changes: Any) -> None:
+    """Change `metrics.json` and make its digest fit, as an attacker would."""
+    final = json.loads((folder / runs.DONE).read_text()) | changes
+    del final["digest"]
+    final["digest"] = hashlib.sha256(canonical(final).encode()).hexdigest()
+    (folder / runs.DONE).write_text(json.dumps(final))
+
+
+def test_import_files_a_run(toy: Toy, refigure: Refigure) -> None:
+    folder, home = away(toy), toy.folder(toy.plan())
+    assert refigure("import", str(folder.parent))[:2] == (0, f"{toy.plan().identity}: imported, used at scale cpu\n")
+    assert runs.read(home, verify=True).identity == toy.plan().identity
+    assert not list(home.parent.glob(".*.part"))
+    assert refigure("import", str(folder))[1] == f"{toy.plan().identity}: there already, the same\n"
+    assert refigure("import", str(home))[1] == f"{toy.plan().identity}: lies there already\n"
+    assert "no scale needs it now" in refigure("import", str(away(toy, "rate=0.3")))[1]
+
+
+def test_import_of_another_result_needs_replace(toy: Toy, refigure: Refigure) -> None:
+    folder, here = away(toy), toy.finished()
+    resign(folder, metrics={"x": [1.0, 2.0, 3.0]})
+    status, _, err = refigure("import", str(folder))
+    assert status == 1
+    assert "--replace" in fault_of(err)
+    assert runs.read(here.folder).metrics == here.metrics
+    assert refigure("import", "--replace", str(folder))[0] == 0
+    assert runs.read(here.folder, verify=True).metrics == {"x": [1.0, 2.0, 3.0]}
+
+
+def test_import_refuses_what_is_damaged_or_unfinished(toy: Toy, refigure: Refigure) -> None:
+    good, folder = away(toy, "rate=0.3"), away(toy)
+    content = (folder / "arrays.npz").read_bytes()
+    for name, damaged in (("arrays.npz", content[:-1] + b"?"), ("arrays.npz", None), (runs.DONE, None)):
+        path = folder / name
+        before = path.read_bytes()
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        status, _, err = refigure("import", str(good), str(folder))
+        assert status == 1
+        assert name in fault_of(err)
+        assert not list(toy.root.glob("runs/**/metrics.json")), "one was filed before all were verified"
+        path.write_bytes(before)
+    assert refigure("import", str(good), str(folder))[0] == 0
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "checkpoint/../../outside.txt", ".lock", "more.txt"])
+def test_import_refuses_hostile_names_of_files(toy: Toy, refigure: Refigure, name: str) -> None:
+    folder = away(toy)
+    (folder.parent / "outside.txt").write_text("x")
+    final = json.loads((folder / runs.DONE).read_text())
+    resign(folder, files={**final["files"], name: hashlib.sha256(b"x").hexdigest()})
+    status, _, err = refigure("import", str(folder))
+    assert status == 1
+    assert "which no run writes" in fault_of(err)
+    assert not list(toy.root.glob("runs/**/metrics.json"))
+    assert not list(toy.root.rglob("outside.txt"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"files": []}, {"files": None}, {"metrics": None}, {"metrics": {"x": [1.0]}}, {"metrics": {"x": "abc"}}],
+)
+def test_import_refuses_content_that_no_run_writes(toy: Toy, refigure: Refigure, changes: dict[str, Any]) -> None:
+    folder = away(toy)
+    resign(folder, **changes)
+    status, _, err = refigure("import", str(folder))
+    assert status == 1
+    assert runs.DONE in fault_of(err)
+
+
+def test_import_refuses_hostile_identities(toy: Toy, refigure: Refigure) -> None:
+    folder = away(toy)
+    record = json.loads((folder / "config.json").read_text())
+    for field, value in (("paper", "../../up"), ("variant", "/etc"), ("seeds", [-1]), ("key", "0" * 12)):
+        (folder / "config.json").write_text(json.dumps({**record, field: value}))
+        status, _, err = refigure("import", str(folder))
+        assert status == 1
+        fault_of(err)
+    assert not list(toy.root.glob("runs/**/metrics.json"))
+
+
+def test_import_leaves_a_run_in_work_alone(toy: Toy, refigure: Refigure) -> None:
+    folder = away(toy)
+    with runs.holding(toy.folder(toy.plan())):
+        status, _, err = refigure("import", str(folder))
+    assert status == 1
+    assert f"in work by another process (pid {os.getpid()})" in fault_of(err)
+
+
+@pytest.mark.slow
+def test_a_new_room_runs_tests_and_is_entered(toy: Toy, refigure: Refigure) -> None:
+    status, out, _ = refigure("new", "my_paper2")
+    assert status == 0
+    written = {line.partition(": ")[2] for line in out.splitlines() if line.startswith("written")}
+    assert {"papers/my_paper2/paper.yaml", "papers/my_paper2/tests/test_main.py"} <= written
+    assert spec.papers() == ["my_paper2", "toy_paper"]
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text())
+    assert pipeline["stages"]["reproduce"]["matrix"]["paper"] == ["toy_paper", "my_paper2"]
+    assert "results/my_paper2/metrics.json" in pipeline["metrics"]
+    assert refigure("diff", "my_paper2")[0] == 0
+    answer = toy.python("-m", "papers.my_paper2", "--scale", "smoke")
+    assert answer.returncode == 0, answer.stderr
+    for plan in spec.plan("my_paper2", "smoke"):
+        assert set(runs.read(toy.folder(plan), verify=True).metrics) == {"test_error"}
+    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "papers/my_paper2")
+    answer = toy.python(*words)
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "3d", "Upper", "class", "é", "", "a-b", "a.b", "a\n", "toy_paper"])
+def test_bad_names_for_rooms_are_refused(toy: Toy, refigure: Refigure, name: str) -> None:
+    before = sorted(toy.root.parent.rglob("*"))
+    status, _, err = refigure("new", "--", name)
+    assert status == 1
+    fault_of(err)
+    assert sorted(toy.root.parent.rglob("*")) == before
+
+
+def test_prune_lists_and_deletes_only_what_no_scale_needs(toy: Toy, refigure: Refigure) -> None:
+    needed, by_hand = toy.finished(), toy.finished("rate=0.3")
+    assert refigure("prune", "toy_paper")[1] == f"not needed: {by_hand.folder}\n"
+    assert by_hand.folder.exists()
+    assert refigure("prune", "toy_paper", "--delete")[1] == f"deleted: {by_hand.folder}\n"
+    assert not by_hand.folder.exists()
+    assert runs.read(needed.folder, verify=True).metrics == needed.metrics
+    assert refigure("prune", "toy_paper")[1] == ""
