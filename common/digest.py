@@ -160,7 +160,7 @@ def _meaning(node: Any) -> str | None:
         for field in node._fields:
             value = getattr(node, field, None)
             if isinstance(node, ast.JoinedStr) and field == "values":
-                value = [part for part in value if not (isinstance(part, ast.Constant) and part.value == "")]
+                value = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
             if field in SILENT_FIELDS or value is None or value == []:
                 continue
             text = _meaning(value)

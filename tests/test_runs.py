@@ -336,6 +336,7 @@ def at_every_write(
     """Exit status and standard error of a run with the fault in its 1st, 2nd, ... write; checks the aftermath."""
     monkeypatch.setattr(experiment, "_revision", dict)  # processes of their own, slow and no part of this
     monkeypatch.setattr(experiment, "describe", dict)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # counted, not waited for
     plan = toy.plan("steps=3", seeds=(0, 1))
     folder, key = toy.folder(plan), plan.identity.key
     assert toy.one(*SMALL) == 0
