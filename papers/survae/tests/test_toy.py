@@ -1,0 +1,124 @@
+"""Experiment A: its measures against densities whose values are known, and a small training run end to end."""
+
+import numpy as np
+import pytest
+
+from common.recorder import Outcome
+from common.seeding import numpy_rng
+from papers.survae.config import Toy
+from papers.survae.densities import DENSITIES
+from papers.survae.toy import EXTENT, TAIL, _asymmetry, _quadrature, _share_outside, train
+
+
+class Memory:
+    """A recorder in memory that may stop a run after some steps."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.lines: list[tuple[int, dict]] = []
+        self.kept: tuple[int, dict] | None = None
+        self.stop_at = stop_at
+
+    def log(self, step, metrics):
+        self.lines.append((step, dict(metrics)))
+
+    def save(self, step, state):
+        self.kept = (step, {name: array.copy() for name, array in state.items()})
+
+    def restore(self):
+        return self.kept
+
+    def progress(self, step, total):
+        if self.stop_at is not None and step >= self.stop_at:
+            raise KeyboardInterrupt
+
+    def due(self):
+        return True
+
+
+def small(density: str, model: str, **changes) -> Toy:
+    settings = {"hidden": (16, 8), "train_size": 64_000, "test_size": 3_000, "epochs": 1, "grid": 40, "quadrature": 200}
+    return Toy(density, model, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[tuple[str, str], Outcome]:
+    return {
+        (d, m): train(small(d, m), (3, 7), Memory()) for d in ("checkerboard", "corners") for m in ("flow", "absflow")
+    }
+
+
+def test_losses_fall_and_stay_above_the_entropy(outcomes):
+    for (density, _), outcome in outcomes.items():
+        assert outcome.metrics["test_nll"].shape == (2,)
+        assert (outcome.metrics["gap_to_entropy"] > 0).all()
+        assert (outcome.metrics["test_nll"] < np.log((2 * EXTENT) ** 2) + 0.3).all(), density
+
+
+def test_absflow_is_better_and_keeps_the_symmetry_exactly(outcomes):
+    for density in ("checkerboard", "corners"):
+        flow, absflow = outcomes[density, "flow"], outcomes[density, "absflow"]
+        assert absflow.metrics["test_nll"].max() < flow.metrics["test_nll"].min()
+        assert max(absflow.metrics["asymmetry"]) < 1e-6 < 1e-2 < min(flow.metrics["asymmetry"])
+
+
+def test_densities_integrate_to_one(outcomes):
+    for outcome in outcomes.values():
+        assert (outcome.metrics["normalisation_error"] < 0.02).all()
+
+
+def test_interrupted_run_ends_in_the_same_bits():
+    config = small("corners", "absflow")
+    whole = train(config, (0, 1), Memory())
+    broken = Memory(stop_at=250)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, (0, 1), broken)
+    broken.stop_at = None
+    resumed = train(config, (0, 1), broken)
+    for name, values in whole.metrics.items():
+        np.testing.assert_array_equal(values, resumed.metrics[name])
+    np.testing.assert_array_equal(whole.arrays["density"], resumed.arrays["density"])
+
+
+def test_seeds_differ_and_do_not_depend_on_their_companions():
+    config = small("corners", "absflow")
+    pair, other = train(config, (0, 1), Memory()), train(config, (0, 2), Memory())
+    assert pair.metrics["test_nll"][0] == other.metrics["test_nll"][0]
+    assert pair.metrics["test_nll"][1] != other.metrics["test_nll"][1]
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_true_samples_lie_inside(name):
+    density = DENSITIES[name]
+    test, fresh = (density.sample(40_000, numpy_rng(0, purpose)) for purpose in ("test", "fresh"))
+    share = _share_outside(density, fresh, test)
+    assert share == pytest.approx(TAIL if density.has_tails else 0, abs=4 * np.sqrt(TAIL / 40_000))
+    assert _share_outside(density, fresh + 100, test) == 1
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_true_density_has_no_asymmetry(name):
+    density = DENSITIES[name]
+    axis = (np.arange(200) + 0.5) / 200 * 2 * EXTENT - EXTENT
+    square = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    drawn = np.exp(density.log_density(square)).reshape(200, 200)
+    area = (2 * EXTENT / 200) ** 2
+    assert _asymmetry(density, drawn, area) == pytest.approx(0, abs=1e-9)
+    shifted = np.roll(drawn, 25, axis=0)
+    assert _asymmetry(density, shifted, area) > 0.1
+
+
+def test_quadrature_integrates_known_densities():
+    density = DENSITIES["corners"]
+    nodes, weights = _quadrature(density, 400)
+    x = nodes.astype(np.float64)
+    assert weights.sum() == pytest.approx((2 * (EXTENT + 20)) ** 2, rel=1e-4)
+    assert np.exp(-0.5 * (x**2).sum(-1)) @ weights / (2 * np.pi) == pytest.approx(1, abs=1e-6)
+    edge = np.abs(x).max(-1) < EXTENT  # an integrable pole at the edge of the square, as a logit makes
+    pole = np.where(edge, 1 / np.sqrt(np.clip(EXTENT - np.abs(x[:, 0]), 1e-12, None)), 0) @ weights
+    assert pole == pytest.approx(2 * 2 * np.sqrt(EXTENT) * 2 * EXTENT, rel=0.01)
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"batch_size": 127}, {"learning_rate": 0.0}, {"epochs": 0}])
+def test_impossible_settings_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Toy("corners", "flow", **changes)
