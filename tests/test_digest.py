@@ -141,6 +141,10 @@ def test_closure_follows_every_form_of_import(tmp_path: Path) -> None:
                 from . import near
                 from .deep import inner
                 from ..x.sideways import g
+                if TYPE_CHECKING:
+                    from common.plots import Plot
+                else:
+                    import common.otherwise
                 def late():
                     from common.inside import h
                     if numpy.x:
@@ -159,12 +163,13 @@ def test_closure_follows_every_form_of_import(tmp_path: Path) -> None:
             "common/names.py": "",
             "common/inside.py": "",
             "common/guarded.py": "",
+            "common/otherwise.py": "",
             "common/plots.py": "",
         },
     )
     assert closure(root, "papers.x.main") == (
         "common/__init__.py", "common/a/__init__.py", "common/a/b.py", "common/c.py", "common/guarded.py",
-        "common/inside.py", "common/names.py", "common/sub.py", "common/whole.py",
+        "common/inside.py", "common/names.py", "common/otherwise.py", "common/sub.py", "common/whole.py",
         "papers/__init__.py", "papers/x/__init__.py", "papers/x/deep/__init__.py", "papers/x/deep/inner.py",
         "papers/x/main.py", "papers/x/near.py", "papers/x/sideways.py", "papers/x/up.py",
     )  # fmt: skip

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -17,7 +18,7 @@ from conftest import Toy, fault_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from common import experiment, runs
+from common import checkpoint, experiment, runs
 from common.errors import RefigureError
 from common.progress import Progress
 from common.recorder import Outcome
@@ -347,6 +348,11 @@ def at_every_write(
     def check_aftermath() -> None:
         if runs.is_done(folder, key):
             assert runs.read(folder, verify=True).metrics == numbers
+        elif (folder / "metrics.jsonl").exists():
+            steps = re.findall(r'"step": (\d)', (folder / "metrics.jsonl").read_text())
+            begun = max(map(int, steps), default=0)
+            if begun >= 2:  # the step before was saved, and that is still there
+                assert int(checkpoint.load(folder / runs.RESUME)[1]["step"]) >= begun - 1
         assert not list(folder.rglob("*.part"))
         assert toy.one(*SMALL) == 0
         again = runs.read(folder, verify=True)
