@@ -1,15 +1,16 @@
 """What the rules ask: papers, runs, outputs. Reads specs only; no torch, no jax, no paper's method."""
 
 import fcntl
+import functools
 import hashlib
 import os
+import re
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from snakemake.exceptions import WorkflowError
+from typing import Any, ParamSpec, TypeVar
 
 from common import spec
 from common.errors import RefigureError, suggest
@@ -22,8 +23,12 @@ __all__ = [
     "options_of",
     "outputs",
     "planned_runs",
-    "unknown_paper",
+    "unknown_target",
+    "unknown_targets",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _held: list[int] = []
 """The lock of this build; the system frees it when the process ends, however it ends."""
@@ -46,32 +51,61 @@ class Job:
     minutes: int
 
 
+def in_one_line(function: Callable[P, T]) -> Callable[P, T]:
+    """Ends Snakemake with a fault's line and status 1.
+
+    An exit and no WorkflowError: around that one Snakemake prints rule, wildcards and traceback.
+    """
+
+    @functools.wraps(function)
+    def guarded(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return function(*arguments, **named)
+        except RefigureError as error:
+            sys.exit(f"error: {error}")
+
+    return guarded
+
+
+@in_one_line
 def checked(config: Mapping[str, Any]) -> tuple[list[str], str]:
     """The papers and the scale that the configuration asks for."""
     known = {"scale", "papers"}
     for key in config:
         if key not in known:
-            raise WorkflowError(f"--config {key}: unknown key; {suggest(key, known)}")
-    scale, wanted = config["scale"], list(config["papers"] or spec.papers())
+            raise RefigureError(f"--config {key}: unknown key; {suggest(key, known)}")
+    scale, wanted = config["scale"], config["papers"] or spec.papers()
+    if isinstance(wanted, str):
+        wanted = wanted.split(",")
     if scale not in spec.SCALES:
-        raise WorkflowError(f"--config scale={scale}: no such scale; {suggest(str(scale), spec.SCALES)}")
-    for paper in wanted:
+        raise RefigureError(f"--config scale={scale}: no such scale; {suggest(str(scale), spec.SCALES)}")
+    for paper in map(str, wanted):
         if paper not in spec.papers():
-            raise WorkflowError(unknown_paper(paper))
-    return wanted, scale
+            raise RefigureError(f"--config papers: no paper {paper!r}; {suggest(paper, spec.papers())}")
+    return [str(paper) for paper in wanted], scale
 
 
-def unknown_paper(name: str) -> str:
-    """The line for a target that is no paper."""
-    return f"no paper {name!r}; {suggest(name, spec.papers())}"
+@in_one_line
+def unknown_target(target: str) -> None:
+    """Ends with the line for something under `results/` that no rule makes."""
+    paper, _, file = target.strip("/").partition("/")
+    if paper not in spec.papers():
+        raise RefigureError(f"no paper {paper!r}; {suggest(paper, spec.papers())}")
+    if not file:
+        raise RefigureError(f"type it as results/{paper}; if you did, --config papers leaves it out")
+    raise RefigureError(f"results/{paper} has no {file!r}; {suggest(file, output_names(paper))}")
 
 
+def unknown_targets(papers: list[str]) -> str:
+    """A pattern of what lies under `results/` and is none of the files that `papers` have."""
+    known = "|".join(re.escape(f"{paper}/{name}") for paper in papers for name in outputs(paper))
+    return f"(?!(?:{known})$).+"
+
+
+@in_one_line
 def planned_runs(paper: str, scale: str) -> list[Job]:
     """The runs of a paper at a scale."""
-    try:
-        return [_job(plan) for plan in spec.plan(paper, scale)]
-    except RefigureError as error:
-        raise WorkflowError(str(error)) from None
+    return [_job(plan) for plan in spec.plan(paper, scale)]
 
 
 def _job(plan: spec.PlannedRun) -> Job:
@@ -96,23 +130,19 @@ def options_of(job: Job) -> str:
     return " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
 
 
+@in_one_line
 def outputs(paper: str) -> list[str]:
     """Files of `results/<paper>/`."""
-    try:
-        return output_names(paper)
-    except RefigureError as error:
-        raise WorkflowError(str(error)) from None
+    return output_names(paper)
 
 
+@in_one_line
 def drawing_digest(paper: str, scale: str) -> str:
     """A file that changes exactly when the meaning of what draws a paper does: code, claims, spec.
 
     Snakemake compares it by content, so that an edited comment re-draws nothing.
     """
-    try:
-        text = digest_of_drawing(paper, scale) + "\n"
-    except RefigureError as error:
-        raise WorkflowError(str(error)) from None
+    text = digest_of_drawing(paper, scale) + "\n"
     path = Path(".snakemake") / "refigure" / f"{paper}.digest"
     if not path.is_file() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +152,7 @@ def drawing_digest(paper: str, scale: str) -> str:
     return path.as_posix()
 
 
+@in_one_line
 def hold_build(folder: str) -> None:
     """Hold the repository against a second build, for as long as this process lives."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:8]
@@ -132,7 +163,7 @@ def hold_build(folder: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        raise WorkflowError(
+        raise RefigureError(
             f"another build works in this folder (pid {holder}): wait for it to end, or stop it first"
         ) from None
     os.ftruncate(descriptor, 0)

@@ -1,7 +1,7 @@
 # The facts the rules below are made from; everything comes from papers/*/paper.yaml.
-from snakemake.exceptions import WorkflowError
-
-from planning import checked, hold_build, options_of, outputs, drawing_digest, planned_runs, unknown_paper
+from planning import (
+    checked, drawing_digest, hold_build, options_of, outputs, planned_runs, unknown_target, unknown_targets,
+)
 
 PAPERS, SCALE = checked(config)
 RUNS = {run.path: run for paper in PAPERS for run in planned_runs(paper, SCALE)}
