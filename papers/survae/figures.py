@@ -129,7 +129,8 @@ def likelihoods(runs: Sequence[FinishedRun]) -> Drawing:
     axis.legend(handles=handles, fontsize=8, ncols=2, loc="upper center")
     axis.set_ylim(-0.03, axis.get_ylim()[1] * 1.22)
     table = pd.DataFrame(rows)
-    return Drawing(figure, table, [str(run.identity) for run in found.values()], listed=table)
+    listed = table.assign(density=table["density"].map(TITLES)).map(lambda v: f"{v:.3f}" if isinstance(v, float) else v)
+    return Drawing(figure, table, [str(run.identity) for run in found.values()], listed=listed)
 
 
 def _by_panel(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], FinishedRun]:
