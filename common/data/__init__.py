@@ -1,16 +1,15 @@
 """Data: what there is (`registry`), raw files (`fetch`), arrays (`load`).
 
-`checksums` and `deviation` need no data and import nothing heavy; `fetch`, `load` and `verify` import what
-they need on first use.
+`checksums` and `deviation` need no data and import nothing heavy. The other functions import what does the work
+when they are called, by statements that the static import closure of a run sees: a changed decoder changes the key.
 """
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.data.registry import DATASETS, DataSet, RawFile, Source, checksums, deviation, get
 
 if TYPE_CHECKING:
-    from common.data.decode import load, verify
-    from common.data.fetching import cache_folder, fetch
     from common.data.store import Split
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "DataSet",
     "RawFile",
     "Source",
-    "Split",
     "cache_folder",
     "checksums",
     "deviation",
@@ -28,18 +26,30 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
-    "load": "decode",
-    "verify": "decode",
-    "fetch": "fetching",
-    "cache_folder": "fetching",
-    "Split": "store",
-}
+
+def fetch(name: str) -> dict[str, Path]:
+    """The raw files of a data set, verified, by file name; see `common.data.fetching.fetch`."""
+    from common.data import fetching
+
+    return fetching.fetch(name)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+def load(name: str, split: str = "train") -> "Split":
+    """The arrays of a split, memory-mapped; fetched and decoded on first use; see `common.data.decode.load`."""
+    from common.data import decode
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return decode.load(name, split)
+
+
+def verify(name: str) -> list[tuple[str, str]]:
+    """(file, status) of every raw file and decoded array, all hashed again; see `common.data.decode.verify`."""
+    from common.data import decode
+
+    return decode.verify(name)
+
+
+def cache_folder(name: str = "") -> Path:
+    """The data cache, or a data set's folder in it; see `common.data.fetching.cache_folder`."""
+    from common.data import fetching
+
+    return fetching.cache_folder(name)
