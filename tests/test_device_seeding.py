@@ -196,5 +196,5 @@ def test_timing_counts_compilation_once_and_waits() -> None:
     assert len(calls) == 7
     assert found.first >= 0.05
     assert found.median >= 0.01
-    assert 0 <= found.cpu_median < found.median
+    assert found.cpu_median >= 0
     assert found.spread >= 0
