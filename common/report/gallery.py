@@ -43,7 +43,7 @@ def _copy(paper: str, target: Path) -> dict[str, Any]:
         atomic.write_bytes(target / paper / name, (source / name).read_bytes())
     records = read_yaml(source / "claims.json")  # JSON is YAML
     judged: list[Judged] = built(list[Judged], records, str(source / "claims.json"))
-    return {"paper": paper, "room": room, "cover": next(iter(room.figures)), "judged": judged}
+    return {"paper": paper, "room": room, "judged": judged}
 
 
 def _verdict_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
