@@ -1,5 +1,6 @@
 """A scratch repository with one room as `refigure new` makes it, driven by the commands that users type."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Repository:
     """A scratch repository and ways to use it."""
 
     root: Path
+    builds: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -89,10 +91,19 @@ class Repository:
     def start(self, *words: str, log: Path) -> subprocess.Popen[str]:
         """A build that is not waited for, in a process group of its own."""
         with log.open("w") as stream:
-            return subprocess.Popen(
+            build = subprocess.Popen(
                 ["snakemake", *words], cwd=self.root, env=self.environment, text=True, stdout=stream,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+        self.builds.append(build)
+        return build
+
+    def stop(self) -> None:
+        """End builds that a failed test left behind."""
+        for build in self.builds:
+            if build.poll() is None:
+                kill_all(build.pid)
+                build.wait(10)
 
     def refigure(self, *words: str, check: bool = True) -> str:
         """What the command prints; as the console script does it, which need not be installed."""
@@ -110,11 +121,11 @@ class Repository:
         self.edit(f"papers/{ROOM}/{name}", old, new)
 
     def slow_down(self) -> None:
-        """Make each run of scale smoke last three seconds of sleep, with several checkpoints."""
+        """Make each run of scale smoke last eight seconds, mostly of sleep, with several checkpoints."""
         self.room("main.py", "recorder=run", "recorder=_Slow(run)")
         path = self.root / f"papers/{ROOM}/main.py"
         path.write_text(path.read_text() + SLOW)
-        self.room("paper.yaml", "{steps: 100}", "{steps: 3000}")
+        self.room("paper.yaml", "{steps: 100}", "{steps: 8000}")
 
     def commit(self, message: str) -> None:
         """Everything."""
@@ -169,14 +180,11 @@ def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
         time.sleep(0.05)
 
 
-def kill_group(leader: int) -> None:
-    """Kill -9 of a process group and of what it started in other ones; returns when they are gone."""
-    doomed = [leader, *descendants(leader)]
-    for pid in doomed:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def kill_all(pid: int) -> None:
+    """Kill -9 of a process, what it started, and what these started."""
+    for doomed in [pid, *descendants(pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(doomed, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:

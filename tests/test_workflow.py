@@ -7,10 +7,11 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rooms import ROOM, Repository, built_repository, copy_of, descendants, idle, jobs, kill_group, until
+from rooms import ROOM, Repository, built_repository, copy_of, descendants, idle, jobs, kill_all, until
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +30,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture
-def room(built: Repository, tmp_path: Path) -> Repository:
+def room(built: Repository, tmp_path: Path) -> Iterator[Repository]:
     """A copy of it to change: a repository may be moved without building again."""
-    return copy_of(built, tmp_path / "repository")
+    repository = copy_of(built, tmp_path / "repository")
+    yield repository
+    repository.stop()
 
 
 def test_a_new_room_builds_all_that_is_promised(built: Repository):
@@ -197,9 +200,9 @@ def test_killed_builds_go_on_to_the_same_bits(room: Repository, tmp_path: Path):
     assert f"(pid {build.pid})" in told
     assert build.poll() is None
 
-    kill_group(build.pid)  # the power goes
+    kill_all(build.pid)  # the power goes
     assert build.wait(10) == -signal.SIGKILL
-    unfinished = room.folders() - set(room.finals())
+    unfinished = room.folders() - set(room.finals())  # those of the first build at the usual speed are done
     assert len(unfinished) == 2
 
     again = room.start(*BUILD, log=log)
@@ -219,16 +222,6 @@ def test_killed_builds_go_on_to_the_same_bits(room: Repository, tmp_path: Path):
     assert min(sessions) >= 2, "it went on from a checkpoint"
     name = "figures/figure1.png"
     assert room.results()[name] == quiet.results()[name]
-
-
-def test_a_second_build_in_another_folder_is_free(room: Repository, tmp_path: Path):
-    """The lock is the folder's, not the machine's; and it ends with the process."""
-    room.slow_down()
-    build = room.start(*BUILD, log=tmp_path / "log")
-    other = copy_of(room, tmp_path / "other")
-    assert jobs(other.snakemake("-n")) == (2, 1)
-    assert build.wait(120) == 0, (tmp_path / "log").read_text()
-    assert idle(room.snakemake())
 
 
 def test_dvc_brings_a_clone_all_it_needs(room: Repository, tmp_path: Path):
