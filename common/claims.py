@@ -2,10 +2,10 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,8 @@ CONDITIONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 ALPHA = 0.05
+LEAST_FOR_A_TEST = 3
+"""Seeds a side: fewer cannot give a permutation test of three against three its p of 0.05."""
 
 
 @dataclass(frozen=True)
@@ -189,15 +191,25 @@ def load(paper: str) -> list[Claim]:
         for measure in filter(None, (claim.ours, claim.against)):
             experiment = spec.find(room.experiments, measure.experiment, "experiment", f"{where}: {claim.id}")
             spec.find(experiment.variants, measure.variant, "variant", f"{where}: {claim.id}")
-            spec.find(experiment.scales, claim.scale, "scale", f"{where}: {claim.id}")
+            scale = spec.find(experiment.scales, claim.scale, "scale", f"{where}: {claim.id}")
+            if measure.variant not in (scale.variants or experiment.variants):
+                raise RefigureError(
+                    f"{where}: {claim.id}: variant {measure.variant!r} does not run at scale {claim.scale}: "
+                    "name it there, or measure the claim at another scale"
+                )
         claims.append(claim)
     return claims
 
 
-def evaluate(paper: str, folder: Path | None = None) -> list[Judged]:
-    """Every claim of a paper judged by the runs below `folder` (default: the repository's `runs/`)."""
+def evaluate(paper: str, folder: Path | None = None, only: Collection[Path] | None = None) -> list[Judged]:
+    """Every claim of a paper, judged.
+
+    Arguments:
+        folder: Where runs lie; the repository's `runs/` when left out.
+        only: The runs that may be read, relative to it; all when left out.
+    """
     folder = folder or spec.root() / "runs"
-    shelf = _Shelf(paper, folder)
+    shelf = _Shelf(paper, folder, only)
     return [_evaluate(paper, claim, shelf) for claim in load(paper)]
 
 
@@ -213,9 +225,10 @@ class _Found:
 class _Shelf:
     """Planned runs and those of them that are done, read once."""
 
-    def __init__(self, paper: str, folder: Path) -> None:
+    def __init__(self, paper: str, folder: Path, only: Collection[Path] | None) -> None:
         self._paper = paper
         self._folder = folder
+        self._only = only
         self._plans: dict[tuple[str, ScaleName], list[PlannedRun]] = {}
         self._read: dict[Path, runs.FinishedRun | None] = {}
 
@@ -226,6 +239,8 @@ class _Shelf:
         return [plan for plan in self._plans[key] if plan.identity.variant == measure.variant]
 
     def run(self, plan: PlannedRun) -> runs.FinishedRun | None:
+        if self._only is not None and plan.identity.path not in self._only:
+            return None
         folder = self._folder / plan.identity.path
         if folder not in self._read:
             self._read[folder] = runs.read(folder) if (folder / runs.DONE).is_file() else None
@@ -316,10 +331,13 @@ def judge(paper: str, claim: Claim, mine: _Found, other: _Found | None, scale: S
         ours = float(difference if difference is not None else ours)
     touching = sorted({*mine.deviations, *(other.deviations if other else ())})
     needed = min(3, claim.published.seeds if claim.published and claim.published.seeds else 3)
+    if claim.kind == "order":
+        needed = LEAST_FOR_A_TEST
     seeds = min(len(values), len(other.values) if other else len(values))
     verdict: Verdict
     if touching or seeds < needed:
-        verdict = "reduced: shown" if claim.kind == "value" else "reduced: holds" if holds else "reduced: fails"
+        shown = claim.kind == "value" or (claim.kind == "order" and seeds < needed)
+        verdict = "reduced: shown" if shown else "reduced: holds" if holds else "reduced: fails"
         limits = [*touching[:2], *([f"{len(touching) - 2} more deviations"] if len(touching) > 2 else [])]
         if seeds < needed:
             limits.append(f"{seeds} seed(s), {needed} are needed")
@@ -351,7 +369,7 @@ def _measure(
         larger, smaller = (against, values) if claim.better == "lower" else (values, against)
         found = compare(larger, smaller)
         low = found.interval[0] if found.interval else found.difference
-        holds = low > claim.margin and (found.p_value <= ALPHA or found.interval is None)
+        holds = low > claim.margin and found.p_value <= ALPHA
         effect = f", {found.effect:.0f} pooled sd" if found.effect is not None else ""
         other = " ".join(f"{value:.4g}" for value in against)
         return (
@@ -360,7 +378,7 @@ def _measure(
             found.interval,
             (
                 f"gap {found.difference:.4g}{effect}, permutation p = {found.p_value:.2g}; "
-                f"the other side over its seeds: {other}"
+                f"the other side over its seeds: {other}{_size_of_gap(claim, found.interval)}"
             ),
         )
     interval = mean_interval(values)
@@ -392,18 +410,24 @@ def _measure(
     return abs(difference) <= allowed, difference, interval, f"allowed ±{allowed:.2g}: {tolerance.why}"
 
 
+def _size_of_gap(claim: Claim, interval: tuple[float, float] | None) -> str:
+    """An order claim compares the order alone; says so where the published gap lies elsewhere."""
+    if claim.published is None or interval is None or interval[0] <= claim.published.value <= interval[1]:
+        return ""
+    return "; the order is compared, not its size: the published gap lies outside of our interval"
+
+
 def regressions(now: Sequence[Judged], before: Sequence[Mapping[str, Any]]) -> list[tuple[Judged, str]]:
     """Claims that stood before and do not any more, each with its earlier verdict.
 
-    A claim that is `not run` now (artifacts not pulled, code changed since) is no regression: nothing speaks
-    against it.
+    A claim that is `not run` now (artifacts not pulled, code changed since), or measured at a smaller scale than
+    before, is no regression: nothing comparable speaks against it.
     """
-    earlier = {entry["id"]: entry["verdict"] for entry in before}
-    return [
-        (claim, earlier[claim.id])
-        for claim in now
-        if earlier.get(claim.id) in GOOD and claim.verdict not in (*GOOD, "not run")
-    ]
-
-
-VERDICTS: tuple[str, ...] = get_args(Verdict)
+    earlier = {entry["id"]: entry for entry in before}
+    fallen = []
+    for claim in now:
+        then = earlier.get(claim.id, {})
+        comparable = claim.scale is not None and claim.scale == then.get("scale", claim.scale)
+        if then.get("verdict") in GOOD and claim.verdict not in GOOD and comparable:
+            fallen.append((claim, then["verdict"]))
+    return fallen

@@ -23,9 +23,18 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "calibrate", "cores", "describe", "jax_device", "peak_memory", "requested", "set_precision",
-    "set_threads", "torch_device",
-]  # fmt: skip
+    "calibrate",
+    "choose_device",
+    "cores",
+    "describe",
+    "device_name",
+    "jax_device",
+    "peak_memory",
+    "requested",
+    "set_precision",
+    "set_threads",
+    "torch_device",
+]
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -75,6 +84,38 @@ def jax_device(name: str | None = None) -> "jax.Device":
     kind, index = wish or ("cuda" if gpus else "cpu", 0)
     _check(kind, index, len(gpus), "JAX")
     return gpus[index] if kind == "cuda" else jax.local_devices(backend="cpu")[0]
+
+
+def choose_device() -> None:
+    """Let the environment say what `REFIGURE_DEVICE` asks for, for the frameworks imported after this.
+
+    JAX gets only the memory that it uses, so that several runs can share a GPU. Raises RefigureError for a name
+    that is no device.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    wish = requested()
+    if wish is not None and wish[0] == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif wish is not None:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(wish[1]))
+
+
+def device_name() -> str:
+    """Where the imported frameworks compute, in words. Raises RefigureError where that is not what was asked for."""
+    names = []
+    if "jax" in sys.modules:
+        names.append(str(jax_device(_first_visible()).device_kind))
+    if (torch := sys.modules.get("torch")) is not None:
+        device = torch_device(_first_visible())
+        names.append(torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu")
+    return " and ".join(dict.fromkeys(names)) or "cpu"
+
+
+def _first_visible() -> str | None:
+    """`REFIGURE_DEVICE` after `choose_device` left one GPU visible, which then has the index 0."""
+    wish = requested()
+    return None if wish is None else wish[0]
 
 
 def cores() -> int:

@@ -130,7 +130,7 @@ def _definitions(file: Path) -> dict[str, str]:
         if isinstance(statement, ast.If) and _is_type_checking(statement.test) and not statement.orelse:
             continue
         text = _meaning(statement)
-        if text is not None:
+        if text is not None and _name_of(statement) != "__all__":
             groups.setdefault(_name_of(statement), []).append(text)
     return {name: hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] for name, parts in groups.items()}
 

@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from common import atomic, runs, spec
-from common.device import cores, describe, peak_memory, set_precision, set_threads
+from common.device import choose_device, describe, device_name, peak_memory, set_precision, set_threads
 from common.errors import RefigureError, suggest
 from common.progress import Progress
 from common.seeding import deterministic
@@ -66,18 +66,21 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
         if runs.is_done(folder, key):
             print(f"{plan.identity}: done already", file=sys.stderr)
             return
-        if not options.resume:
-            for name in (runs.RESUME, Path("metrics.jsonl")):
-                (folder / name).unlink(missing_ok=True)
         threads = options.threads or plan.threads
         set_threads(threads)  # once for what reads the environment at its import, once more for what was imported
         deterministic()
+        choose_device()
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         progress = Progress(f"{plan.identity.variant} {plan.identity.seeds_name}", options.quiet)
         run = runs.Run(plan, folder, progress, every=options.checkpoint_every)
         run.begin()
-        module = importlib.import_module(plan.module)
+        if not options.resume:
+            for name in (runs.RESUME, Path("metrics.jsonl")):
+                (folder / name).unlink(missing_ok=True)
+        module = _module(plan)
         provenance: dict[str, Any] = {
+            "revision": _revision(),
+            "device": device_name(),
             "threads": set_threads(threads),
             "determinism": deterministic(),
             "precision": set_precision(getattr(plan.config, "precision", "fp32")),
@@ -87,11 +90,9 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
         finally:
             progress.close()
         provenance |= {
-            "revision": _revision(),
             "code": plan.identity.code,
             "data": plan.identity.data,
             "machine": describe(),
-            "device": _device(),
             "platform": platform.platform(),
             "started": started,
             "peak_memory": {"host": peak_memory("host"), "device": peak_memory("device")},
@@ -99,6 +100,24 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
         run.finish(outcome, provenance)
     shown = ", ".join(f"{name} {sum(v) / len(v):.4g}" for name, v in list(outcome.metrics.items())[:3])
     print(f"{plan.identity}: {shown}", file=sys.stderr)
+
+
+def _module(plan: PlannedRun) -> ModuleType:
+    """The experiment's module, from the very files that the key was made of.
+
+    Raises:
+        RefigureError: It lies elsewhere, or has no `train`.
+    """
+    module = importlib.import_module(plan.module)
+    file = Path(str(module.__file__)).resolve()
+    if not file.is_relative_to(spec.root().resolve()):
+        raise RefigureError(
+            f"{plan.module} would run from {file}, but the key is of the code in {spec.root()}: "
+            "start from that folder, or install it with pip install -e"
+        )
+    if not callable(getattr(module, "train", None)):
+        raise RefigureError(f"{file} has no function train(config, seeds, run)")
+    return module
 
 
 class _Parser(argparse.ArgumentParser):
@@ -195,15 +214,6 @@ def _revision() -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"git": revision.stdout.strip(), "dirty": bool(changed.stdout.strip())}
-
-
-def _device() -> str:
-    """Where the frameworks that were used computed."""
-    if (jax := sys.modules.get("jax")) is not None:
-        return str(jax.devices()[0].device_kind)
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU, {cores()} cores"
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

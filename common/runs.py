@@ -6,8 +6,9 @@ runs/<paper>/<experiment>/<variant>/<seeds>-<key>/
     checkpoint/resume.safetensors   the last good state, until the run is done
     checkpoint/final.safetensors    the trained parameters
     arrays.npz               what figures need
-    provenance.json          where, when, with what, and every deviation from the paper
-    metrics.json             the final metrics and the checksum of every other file; written last
+    provenance.json          where, when, with what, and every deviation from the paper; carries its own digest
+    metrics.json             the final metrics and the checksums of the other files; written last, and the same
+                             bytes whenever the same run is made on the same machine
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import time
 import zipfile
 import zlib
@@ -37,13 +39,15 @@ if TYPE_CHECKING:
     from common.recorder import Outcome
     from common.spec import PlannedRun
 
-__all__ = ["FinishedRun", "Run", "find_finished", "holding", "is_done", "read"]
+__all__ = ["FinishedRun", "Run", "holding", "is_done", "read"]
 
 DONE = "metrics.json"
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 RESUME = Path("checkpoint") / "resume.safetensors"
 FINAL = Path("checkpoint") / "final.safetensors"
-FILES = ("config.json", "metrics.jsonl", "arrays.npz", FINAL.as_posix(), "provenance.json")
+PROVENANCE = "provenance.json"
+FILES = ("config.json", "metrics.jsonl", "arrays.npz", FINAL.as_posix())
+"""What `metrics.json` holds the checksums of."""
 
 
 class Run:
@@ -185,7 +189,7 @@ class Run:
             "deviations": to_dict(self.plan.deviations),
             "scale": self.plan.scale,
         }
-        atomic.write_json(self.folder / "provenance.json", record)
+        atomic.write_json(self.folder / PROVENANCE, {**record, "digest": _digest(record)})
         final = {
             "key": key,
             "seeds": list(seeds),
@@ -285,28 +289,25 @@ def read(folder: Path, *, verify: bool = False) -> FinishedRun:
                 raise RefigureError(f"{path} is missing: {again}")
             if _sha256(path) != checksum:
                 raise RefigureError(f"{path} is damaged (its checksum differs): {again}")
+        if not _whole(_read_json(folder / PROVENANCE)):
+            raise RefigureError(f"{folder / PROVENANCE} was changed after the run ended (digest differs): {again}")
     return FinishedRun(
         folder=folder,
         identity=identity,
         metrics=metrics,
-        provenance=_read_json(folder / "provenance.json"),
+        provenance=_read_json(folder / PROVENANCE),
         manifest=record["manifest"],
-        files=(*files, DONE),
+        files=(*files, PROVENANCE, DONE),
     )
 
 
-def find_finished(runs: Path, group: Path) -> list[FinishedRun]:
-    """All finished runs of a paper's experiment and variant, whatever their key; the newest last."""
-    found = [read(path.parent) for path in sorted((runs / group).glob(f"*/{DONE}"))]
-    return sorted(found, key=lambda run: str(run.provenance.get("started", "")))
-
-
 @contextlib.contextmanager
-def holding(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a run's folder against other processes; the system frees it when this one dies, however it dies.
+def holding(folder: Path, *, wait: bool = False, what: str = "") -> Iterator[None]:
+    """Hold a folder against other processes; the system frees it when this one dies, however it dies.
 
     Arguments:
         wait: Wait for the other process instead of failing.
+        what: What is held, for the message; the folder when left out.
 
     Raises:
         RefigureError: Another process holds it.
@@ -322,12 +323,14 @@ def holding(folder: Path, *, wait: bool = False) -> Iterator[None]:
         raise RefigureError(f"cannot write to {folder}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise RefigureError(
-                f"{folder} is in work by another process (pid {holder}): wait for it, or stop it first"
-            ) from None
+            busy = f"{what or folder} is in work by another process (pid {holder})"
+            if not wait:
+                raise RefigureError(f"{busy}: wait for it, or stop it first") from None
+            print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield

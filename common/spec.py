@@ -56,8 +56,11 @@ class Scale:
 
     seeds: tuple[int, ...]
     """All seeds at this scale; every one is reported."""
-    batch: bool = False
-    """Whether the seeds are trained as one batch (one run) instead of one run each."""
+    batch: bool | int = False
+    """Whether all seeds are trained as one batch (one run) instead of one run each; a number: so many a batch.
+
+    With a number, seeds added at the end add runs and leave the others as they are.
+    """
     config: dict[str, Any] = field(default_factory=dict)
     """Settings that differ from the published ones; each becomes a deviation of the run."""
     why: str = ""
@@ -69,7 +72,8 @@ class Scale:
 
     def batches(self) -> list[tuple[int, ...]]:
         """The seeds of each run."""
-        return [self.seeds] if self.batch else [(seed,) for seed in self.seeds]
+        size = len(self.seeds) if self.batch is True else max(1, int(self.batch))
+        return [self.seeds[i : i + size] for i in range(0, len(self.seeds), size)]
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Figure:
     title: str
     """Its heading in the report."""
     draw: str
-    """`module:function` that draws it: function(runs, figures) -> None."""
+    """`module:function` that draws it: function(finished runs) -> `common.report.theme.Drawing`."""
     experiment: str
     """The experiment whose runs it shows."""
     caption: str = ""
@@ -265,7 +269,7 @@ def config_class(paper: str, experiment: str) -> type:
         module = importlib.import_module(f"papers.{paper}.config")
     except SyntaxError as error:
         raise RefigureError(f"papers/{paper}/config.py, line {error.lineno}: {error.msg}") from None
-    except ModuleNotFoundError as error:
+    except Exception as error:  # whatever a paper's own module raises
         raise RefigureError(f"papers/{paper}/config.py cannot be imported: {error}") from None
     found = getattr(module, spec.config_class, None)
     if not dataclasses.is_dataclass(found) or not isinstance(found, type):

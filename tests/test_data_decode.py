@@ -213,9 +213,7 @@ def test_unknown_splits_and_sets_are_named(toy: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "record"])
-def test_damaged_arrays_are_named_and_decoded_again(
-    toy: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_arrays_are_named_and_decoded_again(toy: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     data.load("toy")
     victim = toy / ("decoded.json" if damage == "record" else "train-images.npy")
     if damage == "missing":
@@ -249,9 +247,7 @@ def test_other_raw_data_is_decoded_anew(toy: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_a_decoding_cut_short_leaves_nothing(
-    toy: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoding_cut_short_leaves_nothing(toy: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(*_: object) -> None:
         raise error
 
@@ -364,9 +360,7 @@ def test_tiny_imagenet_zip(tmp_path: Path) -> None:
         (f"{top}/val/val_annotations.txt", b"val_0.JPEG\tn01\t0\t0\t9\t9\nval_1.JPEG\tn02\t0\t0\t9\t9\n"),
     ]
     levels = {"n01": flat(40), "n02": flat(200)}
-    entries += [
-        (f"{top}/train/{wnid}/images/{wnid}_{i}.JPEG", levels[wnid]) for wnid in levels for i in range(500)
-    ]
+    entries += [(f"{top}/train/{wnid}/images/{wnid}_{i}.JPEG", levels[wnid]) for wnid in levels for i in range(500)]
     archive = zip_of(tmp_path / "a.zip", *entries)
     _, split = run("tiny_imagenet_zip", tmp_path / "out", **{"a.zip": archive})
     train, val = split("train"), split("val")
@@ -404,9 +398,7 @@ class TestRealData:
     pytestmark = real
 
     @pytest.fixture(autouse=True)
-    def _own_cache(
-        self, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def _own_cache(self, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         monkeypatch.setenv("REFIGURE_DATA", str(cache))
         caplog.set_level(logging.WARNING)
 
@@ -435,10 +427,7 @@ class TestRealData:
         assert train["labels"][:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
         assert round(float(train["images"].mean()) / 255, 4) == 0.2860
         assert round(float(train["images"].std()) / 255, 4) == 0.3530
-        assert (
-            sha(idx_bytes(train["images"]))
-            == "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
-        )
+        assert sha(idx_bytes(train["images"])) == "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
 
     def test_omniglot(self) -> None:
         background, evaluation = data.load("omniglot", "background"), data.load("omniglot", "evaluation")
@@ -462,9 +451,7 @@ class TestRealData:
             names = stored.names["alphabets"]
             entries: list[tuple[str | zipfile.ZipInfo, bytes]] = []
             for row in reversed(range(len(stored["images"]))):
-                folder = (
-                    f"images_{split}/{names[stored['alphabet'][row]]}/character{stored['character'][row]:02d}"
-                )
+                folder = f"images_{split}/{names[stored['alphabet'][row]]}/character{stored['character'][row]:02d}"
                 for number in range(20):
                     png = picture_bytes(stored["images"][row, number] == 0, "PNG")
                     entries.append((f"{folder}/{stored['file_id'][row]:04d}_{number + 1:02d}.png", png))
@@ -533,9 +520,7 @@ class TestRealData:
         assert round((len(train["samples"]) + len(test["samples"])) / 8000 / 60, 1) == 21.9
         entries: list[tuple[str | zipfile.ZipInfo, bytes]] = [("fsdd-26eb/README.md", b"-")]
         for split in (test, train):
-            for row, (start, stop) in enumerate(
-                zip(split["offsets"][:-1], split["offsets"][1:], strict=True)
-            ):
+            for row, (start, stop) in enumerate(zip(split["offsets"][:-1], split["offsets"][1:], strict=True)):
                 buffer = io.BytesIO()
                 with wave.open(buffer, "wb") as sound:
                     sound.setnchannels(1)
@@ -547,9 +532,7 @@ class TestRealData:
                 entries.append((f"fsdd-26eb/recordings/{name}", buffer.getvalue()))
         archive = zip_of(tmp_path / "a.zip", *entries)
         writer, _ = run("fsdd_archive", tmp_path / "out", **{"a.zip": archive})
-        assert {key: writer.content[key] for key in registry.get("fsdd").content} == registry.get(
-            "fsdd"
-        ).content
+        assert {key: writer.content[key] for key in registry.get("fsdd").content} == registry.get("fsdd").content
 
     def test_tiny_imagenet_100(self) -> None:
         train, val = data.load("tiny-imagenet-100"), data.load("tiny-imagenet-100", "val")
@@ -568,12 +551,8 @@ class TestRealData:
         served = [
             name
             for name, entry in registry.DATASETS.items()
-            if any(
-                all(Path(MIRROR, one.folder, raw.name).exists() for raw in one.files) for one in entry.sources
-            )
+            if any(all(Path(MIRROR, one.folder, raw.name).exists() for raw in one.files) for one in entry.sources)
         ]
         assert sorted(set(registry.DATASETS) - set(served)) == ["cifar10", "tiny-imagenet"]
         for name in served:
-            assert set(data.fetch(name)) in [
-                {raw.name for raw in one.files} for one in registry.get(name).sources
-            ]
+            assert set(data.fetch(name)) in [{raw.name for raw in one.files} for one in registry.get(name).sources]

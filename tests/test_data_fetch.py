@@ -27,9 +27,7 @@ NAME = "toy.bin"
 
 
 def raw_file(urls: tuple[str, ...] = (), content: bytes = CONTENT) -> RawFile:
-    return RawFile(
-        NAME, urls, hashlib.sha256(content).hexdigest(), hashlib.md5(content).hexdigest(), len(content)
-    )
+    return RawFile(NAME, urls, hashlib.sha256(content).hexdigest(), hashlib.md5(content).hexdigest(), len(content))
 
 
 def toy(*sources: Source) -> DataSet:
@@ -125,9 +123,7 @@ def test_from_a_mirror_folder_then_from_the_cache(mirror: Path, cache: Path) -> 
     assert leftovers(cache) == []
 
 
-def test_a_second_call_does_not_hash_again(
-    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_call_does_not_hash_again(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetching.fetch("toy")
     monkeypatch.setattr(files, "fault", lambda *_: pytest.fail("hashed a file that is known to be whole"))
     fetching.fetch("toy")
@@ -142,9 +138,7 @@ def test_a_touched_file_is_hashed_again(mirror: Path, cache: Path) -> None:
     assert (cache / f"{NAME}.corrupt").read_bytes() == changed
 
 
-def test_from_a_mirror_url(
-    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_a_mirror_url(cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "www" / "toys").mkdir()
     (tmp_path / "www" / "toys" / NAME).write_bytes(CONTENT)
     monkeypatch.setenv("REFIGURE_MIRROR", server.url + "/")
@@ -166,9 +160,7 @@ def test_from_the_data_folder_of_the_repository_around(
     assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
 
 
-def test_from_an_official_url(
-    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_an_official_url(cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "www" / NAME).write_bytes(CONTENT)
     use_url(monkeypatch, f"{server.url}/{NAME}")
     assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
@@ -181,9 +173,7 @@ def test_put_by_hand_into_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
 
 
-def test_an_exact_repacking_serves_when_it_is_near(
-    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exact_repacking_serves_when_it_is_near(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official = Source((RawFile("official.zip", (closed_port() + "/never",), "0" * 64),), "idx", "toys")
     packing = Source((raw_file(),), "other", "toys")
     monkeypatch.setitem(registry.DATASETS, "toy", toy(official, packing))
@@ -297,9 +287,7 @@ def test_without_pooch_a_mirror_works_and_a_download_says_what_it_needs(
 # --- interruption, full disks, company
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(
-    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_one_line_and_leaves_nothing(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: object, target: object, length: int = 0) -> None:
         target.write(CONTENT[:500])  # type: ignore[attr-defined]
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -382,9 +370,7 @@ def test_two_processes_at_once_copy_it_once(mirror: Path, cache: Path) -> None:
     mirror.write_bytes(content)
     command = [sys.executable, "-c", CHILD, str(len(content)), hashlib.sha256(content).hexdigest()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    children = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    children = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     copies = [int(child.communicate(timeout=60)[0]) for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert sorted(copies) == [0, 1]

@@ -46,9 +46,7 @@ def test_estimate_is_the_gradient_of_a_linear_fitness() -> None:
     for sigma in (0.05, 1.0):
         es = OpenES(population=40_000, shape=raw)
         state = es.init(KEY, CENTRE, Params(sigma=sigma, lr=1.0))
-        members = jax.vmap(lambda member: sum(jax.tree.leaves(jax.tree.map(jnp.vdot, slope, member))))(
-            es.ask(state)
-        )
+        members = jax.vmap(lambda member: sum(jax.tree.leaves(jax.tree.map(jnp.vdot, slope, member))))(es.ask(state))
         np.testing.assert_allclose(gradient(es, state, members), flat(slope), atol=0.05)
 
 
@@ -90,9 +88,7 @@ def test_sigma_and_learning_rate_shrink_until_below_their_minimum() -> None:
     [(optax.identity(), optax.sgd(0.3)), (optax.scale_by_adam(), optax.adam(0.3))],
     ids=["sgd", "adam"],
 )
-def test_equals_evosax(
-    direction: optax.GradientTransformation, reference: optax.GradientTransformation
-) -> None:
+def test_equals_evosax(direction: optax.GradientTransformation, reference: optax.GradientTransformation) -> None:
     open_es = pytest.importorskip("evosax.algorithms").Open_ES
     n, params = 24, Params(sigma=0.3, lr=0.3)
     es = OpenES(population=n, optimiser=direction)

@@ -118,7 +118,10 @@ def diff(
         fallen += claims.regressions(found, earlier)
         judged += found
     if as_json:
-        print(json.dumps([to_dict(claim) for claim in judged], indent=1))
+        records = [to_dict(claim) for claim in judged]
+        if rev:
+            records = [{**r, "before": before.get(f"{r['paper']}/{r['id']}", {}).get("verdict")} for r in records]
+        print(json.dumps(records, indent=1))
     else:
         rows = []
         for claim in judged:
@@ -126,7 +129,8 @@ def diff(
             ours = number(claim.ours)
             if claim.interval:
                 ours += f" [{number(claim.interval[0])}, {number(claim.interval[1])}]"
-            row = [claim.id, number(claim.published), ours, str(claim.n_seeds), number(claim.difference)]
+            published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
+            row = [claim.id, published, ours, str(claim.n_seeds), number(claim.difference)]
             if rev:
                 entry = before.get(f"{claim.paper}/{claim.id}")
                 row.append(entry["verdict"] if entry else "–")

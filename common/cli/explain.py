@@ -1,14 +1,14 @@
 """Which input of a run's key changed."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from common import runs, spec
 from common.config import to_dict
 from common.errors import RefigureError
-from common.spec import PlannedRun, ScaleName
+from common.spec import SCALES, PlannedRun, ScaleName
 
 __all__ = ["differences", "explain_paper", "explain_run"]
 
@@ -16,8 +16,9 @@ __all__ = ["differences", "explain_paper", "explain_run"]
 def explain_paper(paper: str, scale: ScaleName) -> Iterator[str]:
     """A line for every run of a scale: done, new, or what changed since the latest earlier run."""
     folder = spec.root() / "runs"
+    current = {plan.identity.path for other in SCALES if other != scale for plan in spec.plan(paper, other)}
     for plan in spec.plan(paper, scale):
-        yield from _explain(plan, folder)
+        yield from _explain(plan, folder, current)
 
 
 def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
@@ -31,15 +32,19 @@ def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
     path = path if (path / "config.json").is_file() else folder / target
     record = _record(path)
     seeds = tuple(record["seeds"])
+    for other in SCALES:
+        if record["key"] in {plan.identity.key for plan in spec.plan(record["paper"], other)}:
+            yield f"{record['paper']}/{record['experiment']}/{record['variant']}/{path.name}: current at scale {other}"
+            return
     plan = spec.plan_run(record["paper"], record["experiment"], record["variant"], scale, seeds)
     if record["key"] == plan.identity.key:
-        yield f"{plan.identity}: current at scale {scale}"
+        yield f"{path.name}: current, with seeds that no scale asks for"
         return
     yield f"{path.name}: superseded at scale {scale} by {plan.identity.seeds_name}-{plan.identity.key}:"
     yield from (f"  {line}" for line in differences(record, _planned(plan)))
 
 
-def _explain(plan: PlannedRun, folder: Path) -> Iterator[str]:
+def _explain(plan: PlannedRun, folder: Path, current: Collection[Path]) -> Iterator[str]:
     identity = plan.identity
     if runs.is_done(folder / identity.path, identity.key):
         yield f"{identity}: done, nothing changed"
@@ -48,7 +53,11 @@ def _explain(plan: PlannedRun, folder: Path) -> Iterator[str]:
         yield f"{identity}: begun, goes on from its last checkpoint"
         return
     earlier = sorted(
-        (path for path in (folder / identity.group).glob("*/config.json")),
+        (
+            path
+            for path in (folder / identity.group).glob("*/config.json")
+            if path.parent.relative_to(folder) not in current
+        ),  # a run of another scale is no earlier version
         key=lambda path: (path.parent.name.startswith(f"{identity.seeds_name}-"), path.stat().st_mtime),
     )
     if not earlier:

@@ -37,23 +37,25 @@ def _file(run: runs.FinishedRun, replace: bool) -> str:
     if target.resolve() == run.folder.resolve():
         return f"{run.identity}: lies there already"
     if (target / runs.DONE).is_file():
-        same = (target / runs.DONE).read_bytes() == (run.folder / runs.DONE).read_bytes()
-        if same:
+        if (target / runs.DONE).read_bytes() == (run.folder / runs.DONE).read_bytes():
             return f"{run.identity}: there already, the same"
         if not replace:
             raise RefigureError(f"{run.identity} is there with another result: --replace takes the new one")
+    fit = _fit(run)
     with runs.holding(target):
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part, aside = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("part", "old.part"))
         try:
             for name in run.files:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(run.folder / name, part / name)
-            if target.exists():
-                shutil.rmtree(target)
+            os.replace(target, aside)  # nothing is deleted before the new one is in place
             os.replace(part, target)
         finally:
+            if not target.exists() and aside.exists():
+                os.replace(aside, target)
             shutil.rmtree(part, ignore_errors=True)
-    return f"{run.identity}: imported{_fit(run)}"
+            shutil.rmtree(aside, ignore_errors=True)
+    return f"{run.identity}: imported{fit}"
 
 
 def _fit(run: runs.FinishedRun) -> str:

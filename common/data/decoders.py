@@ -40,9 +40,7 @@ def _image(content: bytes, mode: str) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError:
-        raise RefigureError(
-            "decoding pictures needs the package pillow: pip install 'refigure[workflow]'"
-        ) from None
+        raise RefigureError("decoding pictures needs the package pillow: pip install 'refigure[workflow]'") from None
     with Image.open(io.BytesIO(content)) as picture:
         return np.asarray(picture.convert(mode))
 
@@ -137,9 +135,7 @@ def cifar10_binary(paths: Files, out: Writer) -> None:
     """Official: records of one label byte and 3 x 32 x 32 planes, 10,000 to a file."""
     (path,) = paths.values()
     with _reading(path):
-        batches = {
-            name.rpartition("/")[2]: content for name, content in members(path, lambda n: n.endswith(".bin"))
-        }
+        batches = {name.rpartition("/")[2]: content for name, content in members(path, lambda n: n.endswith(".bin"))}
         splits = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
         for split, wanted in splits.items():
             records = np.frombuffer(b"".join(batches[name] for name in wanted), np.uint8).reshape(-1, 3073)
@@ -218,9 +214,7 @@ def _fsdd(stored: dict[str, np.ndarray], speakers: Iterable[str], out: Writer) -
     for split, chosen in (("train", stored["index"] >= 5), ("test", stored["index"] < 5)):
         rows = np.flatnonzero(chosen)
         lengths = np.diff(offsets)[rows]
-        out.array(
-            split, "samples", np.concatenate([samples[offsets[row] : offsets[row + 1]] for row in rows])
-        )
+        out.array(split, "samples", np.concatenate([samples[offsets[row] : offsets[row + 1]] for row in rows]))
         out.array(split, "offsets", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         for name in ("digit", "speaker", "index"):
             out.array(split, name, stored[name][rows].astype(np.uint8))
@@ -244,9 +238,7 @@ def fsdd_archive(paths: Files, out: Writer) -> None:
             with wave.open(io.BytesIO(content)) as sound:
                 if (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) != (1, 2, 8000):
                     raise ValueError(f"{name} is not 16-bit mono at 8 kHz")
-                recordings[int(digit), speaker, int(index)] = np.frombuffer(
-                    sound.readframes(sound.getnframes()), "<i2"
-                )
+                recordings[int(digit), speaker, int(index)] = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
         keys = sorted(recordings)
         speakers = sorted({speaker for _, speaker, _ in keys})
         stored = {
@@ -265,10 +257,7 @@ def tiny_imagenet_zip(paths: Files, out: Writer) -> None:
     (path,) = paths.values()
     texts = ("/wnids.txt", "/words.txt", "/val_annotations.txt")
     with _reading(path):
-        lists = {
-            name.rpartition("/")[2]: text.decode()
-            for name, text in members(path, lambda n: n.endswith(texts))
-        }
+        lists = {name.rpartition("/")[2]: text.decode() for name, text in members(path, lambda n: n.endswith(texts))}
         wnids = lists["wnids.txt"].split()
         number = {wnid: index for index, wnid in enumerate(wnids)}
         words = dict(line.split("\t", 1) for line in lists["words.txt"].splitlines() if "\t" in line)

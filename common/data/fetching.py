@@ -96,9 +96,7 @@ def verify(name: str) -> list[tuple[str, str]]:
 
 def _nearest_first(entry: DataSet, folder: Path) -> list[Source]:
     """Sources with files in the cache first; otherwise in the registry's order, the official one leading."""
-    return sorted(
-        entry.sources, key=lambda source: not all((folder / raw.name).exists() for raw in source.files)
-    )
+    return sorted(entry.sources, key=lambda source: not all((folder / raw.name).exists() for raw in source.files))
 
 
 def _present(raw: RawFile, folder: Path, record: files.Record) -> bool:
@@ -130,9 +128,7 @@ def _local_places(raw: RawFile, source: Source) -> Iterator[str]:
             break
 
 
-def _from_local(
-    raw: RawFile, source: Source, folder: Path, record: files.Record, rejected: list[str]
-) -> bool:
+def _from_local(raw: RawFile, source: Source, folder: Path, record: files.Record, rejected: list[str]) -> bool:
     for place in _local_places(raw, source):
         if "://" in place:
             wrong = _from_url(place, raw, folder, tries=1)
@@ -166,8 +162,7 @@ def _download(entry: DataSet, raw: RawFile, folder: Path, record: files.Record, 
     known = f" ({raw.identity})" if raw.pinned else ""
     mirror = "" if raw.urls else "set REFIGURE_MIRROR to a mirror that holds it, or "
     raise RefigureError(
-        f"cannot get {raw.name} of {entry.name}: {tried}; {mirror}"
-        f"put the file{known} by hand at {folder / raw.name}"
+        f"cannot get {raw.name} of {entry.name}: {tried}; {mirror}put the file{known} by hand at {folder / raw.name}"
     )
 
 

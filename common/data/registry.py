@@ -104,9 +104,7 @@ def _idx(homes: tuple[str, ...], name: str, size: int, md5: str, sha256: str) ->
     return RawFile(name, tuple(home + name for home in homes), sha256, md5, size)
 
 
-_CIFAR_CITATION = (
-    "A. Krizhevsky. Learning Multiple Layers of Features from Tiny Images. Technical report, 2009."
-)
+_CIFAR_CITATION = "A. Krizhevsky. Learning Multiple Layers of Features from Tiny Images. Technical report, 2009."
 _CIFAR_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _CIFAR_LICENCE = "none stated"
 _OMNIGLOT_CITATION = (
@@ -290,9 +288,7 @@ _ALL = (
             "omniglot_runs",
             RawFile(
                 "all_runs.zip",
-                (
-                    "https://github.com/brendenlake/omniglot/raw/master/python/one-shot-classification/all_runs.zip",
-                ),
+                ("https://github.com/brendenlake/omniglot/raw/master/python/one-shot-classification/all_runs.zip",),
                 "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
                 "e8996daecdf12afeeb4a53a179f06b19",
                 352787,
@@ -357,8 +353,7 @@ _ALL = (
         _CIFAR_LICENCE,
         _CIFAR_CITATION,
         _CIFAR_HOME,
-        deviation="only the first 4,000 of CIFAR-10's 50,000 training images and no test images; "
-        "pixels are exact",
+        deviation="only the first 4,000 of CIFAR-10's 50,000 training images and no test images; pixels are exact",
     ),
     DataSet(
         "ptb",
@@ -406,8 +401,7 @@ _ALL = (
             ),
         ),
         ("train", "valid", "test"),
-        "text of the Penn Treebank (LDC99T42), under the terms of the LDC; the preprocessed text states "
-        "no licence",
+        "text of the Penn Treebank (LDC99T42), under the terms of the LDC; the preprocessed text states no licence",
         "T. Mikolov, S. Kombrink, L. Burget, J. Cernocky, S. Khudanpur. Extensions of recurrent neural "
         "network language model. ICASSP 2011.",
         "http://www.fit.vutbr.cz/~imikolov/rnnlm/",
@@ -425,9 +419,7 @@ _ALL = (
                 (
                     RawFile(
                         f"free-spoken-digit-dataset-{_FSDD_COMMIT[:12]}.zip",
-                        (
-                            f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/{_FSDD_COMMIT}.zip",
-                        ),
+                        (f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/{_FSDD_COMMIT}.zip",),
                     ),
                 ),
                 "fsdd_archive",
@@ -507,8 +499,7 @@ _ALL = (
         _TINY_LICENCE,
         _TINY_CITATION,
         "http://cs231n.stanford.edu/",
-        deviation="training images 0 to 99 of each class only (20,000 of 100,000); validation set "
-        "whole; bytes exact",
+        deviation="training images 0 to 99 of each class only (20,000 of 100,000); validation set whole; bytes exact",
     ),
 )
 

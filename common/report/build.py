@@ -33,7 +33,7 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
     finished = {plan.identity.path: _finished(folder / "runs", plan) for plan in plans}
     theme.apply()
     drawings = {name: _draw(paper, name, room, list(finished.values()), target) for name in room.figures}
-    judged = claims.evaluate(paper)
+    judged = claims.evaluate(paper, only=finished)
     records = [to_dict(claim) for claim in judged]
     atomic.write_json(target / "claims.json", records)
     atomic.write_text(target / "claims.csv", _claims_csv(judged))
@@ -59,6 +59,8 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
 
 def _finished(folder: Path, plan: PlannedRun) -> runs.FinishedRun:
     path = folder / plan.identity.path
+    if (path / runs.DONE).is_file() and not runs.is_done(path, plan.identity.key):
+        raise RefigureError(f"{path / runs.DONE} is damaged: delete {path} and build again")
     if not runs.is_done(path, plan.identity.key):
         raise RefigureError(
             f"run {plan.identity} is not there or not finished: snakemake results/{plan.identity.paper} "

@@ -37,6 +37,8 @@ def _copy(paper: str, target: Path) -> dict[str, Any]:
         raise RefigureError(
             f"{source} is not there: snakemake results/{paper} makes it, dvc pull results/{paper} brings it"
         )
+    if read_yaml(source / "provenance.json").get("scale") == "smoke":
+        raise RefigureError(f"{source} was built at scale smoke, which is no snapshot: build it at cpu or paper first")
     names = ["index.html", "claims.json", *(f"figures/{name}.{kind}" for name in room.figures for kind in FORMATS)]
     shutil.rmtree(target / paper, ignore_errors=True)
     for name in names:

@@ -37,6 +37,10 @@ class Toy:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.train_size % self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} must divide train_size {self.train_size}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden needs widths of at least 1, not {list(self.hidden)}")
+        if self.quadrature < 8:
+            raise ValueError(f"quadrature must be at least 8, not {self.quadrature}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
 

@@ -39,9 +39,6 @@ class Density:
     """In nats: no model has a smaller expected negative log-likelihood."""
     mirror_axes: tuple[int, ...] = ()
     """Coordinates whose sign may be flipped alone without changing the density."""
-    swap_axes: tuple[int, ...] = ()
-    """Coordinates whose sign flip exchanges support and complement (within the square)."""
-
     has_tails: bool = False
     """Whether it is positive everywhere, with Gaussian tails."""
 
@@ -139,7 +136,7 @@ _H_CIRCLES = 2.870819017582124
 DENSITIES: dict[str, Density] = {
     d.name: d
     for d in (
-        Density("checkerboard", _checkerboard, _log_checkerboard, math.log(32), swap_axes=(0, 1)),
+        Density("checkerboard", _checkerboard, _log_checkerboard, math.log(32)),
         Density("corners", _corners, _log_corners, math.log(24) - math.log(2) / 3, mirror_axes=(0, 1)),
         Density(
             "eight_gaussians", _eight_gaussians, _log_eight_gaussians, _H_GAUSSIANS, mirror_axes=(0, 1), has_tails=True

@@ -94,10 +94,10 @@ def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int])
     axis = (np.arange(config.grid) + 0.5) / config.grid * 2 * EXTENT - EXTENT
     square = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     drawn = np.exp(_log_prob(models, square)).reshape(len(seeds), config.grid, config.grid)
-    nodes, weights = _quadrature(density, config.quadrature)
+    nodes, weights = _quadrature(config.quadrature)
     # Far from the data an exponential scale overflows float32: the latent is infinite and the density zero there.
-    far = (np.abs(nodes) > EXTENT).any(-1)
-    mass = np.exp(_log_prob(models, nodes, overflow=far), dtype=np.float64) @ weights
+    on_nodes = _log_prob(models, nodes, overflow=(np.abs(nodes) > EXTENT).any(-1))
+    mass = np.nan_to_num(np.exp(on_nodes, dtype=np.float64), nan=0.0) @ weights
     keys = jnp.stack([jax_key(seed, "samples") for seed in seeds])
     samples = np.asarray(
         eqx.filter_jit(eqx.filter_vmap(lambda flow, key: flow.sample(key, config.test_size)))(models, keys)
@@ -111,6 +111,7 @@ def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int])
             "mass_outside_support": outside,
             "asymmetry": asymmetry,
             "normalisation_error": np.abs(mass - 1),
+            "overflowed_nodes": np.isnan(on_nodes).mean(1),
         },
         arrays={"density": drawn.astype(np.float16)},
         parameters=flatten_jax(models),
@@ -120,7 +121,7 @@ def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int])
 def _log_prob(models: Flow, x: np.ndarray, overflow: np.ndarray | bool = False) -> np.ndarray:
     """Log-density of points (S, n, 2), or of the same (n, 2), under each of S models: (S, n), float32.
 
-    Where `overflow` (n,) allows it, a log-density that is NaN counts as minus infinity.
+    Where `overflow` (n,) allows it, a log-density may be NaN.
 
     Raises:
         RefigureError: A log-density is NaN elsewhere.
@@ -132,13 +133,12 @@ def _log_prob(models: Flow, x: np.ndarray, overflow: np.ndarray | bool = False) 
     shared = x.ndim == 2
     evaluate = eqx.filter_jit(eqx.filter_vmap(member, in_axes=(eqx.if_array(0), None if shared else 0)))
     found = np.asarray(evaluate(models, jnp.asarray(x, jnp.float32)))
-    found = np.where(np.isnan(found) & overflow, -np.inf, found)
-    if np.isnan(found).any():
+    if (np.isnan(found) & ~np.asarray(overflow)).any():
         raise RefigureError("a trained model has a log-density that is NaN; the last checkpoint is kept")
     return found
 
 
-def _quadrature(density: Density, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _quadrature(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes (n, 2) and weights (n,) of a midpoint rule on the plane, `count` nodes a side.
 
     Three quarters of the nodes lie in [-4, 4], crowded quadratically towards 0 and the edges, where densities of

@@ -143,7 +143,7 @@ def drawing_digest(paper: str, scale: str) -> str:
     Snakemake compares it by content, so that an edited comment re-draws nothing.
     """
     text = digest_of_drawing(paper, scale) + "\n"
-    path = Path(".snakemake") / "refigure" / f"{paper}.digest"
+    path = Path(".snakemake") / "refigure" / f"{paper}-{scale}.digest"
     if not path.is_file() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")

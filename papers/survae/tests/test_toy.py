@@ -108,8 +108,7 @@ def test_true_density_has_no_asymmetry(name):
 
 
 def test_quadrature_integrates_known_densities():
-    density = DENSITIES["corners"]
-    nodes, weights = _quadrature(density, 400)
+    nodes, weights = _quadrature(400)
     x = nodes.astype(np.float64)
     assert weights.sum() == pytest.approx((2 * (EXTENT + 20)) ** 2, rel=1e-4)
     assert np.exp(-0.5 * (x**2).sum(-1)) @ weights / (2 * np.pi) == pytest.approx(1, abs=1e-3)
@@ -118,7 +117,10 @@ def test_quadrature_integrates_known_densities():
     assert pole == pytest.approx(2 * 2 * np.sqrt(EXTENT) * 2 * EXTENT, rel=0.01)
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"batch_size": 127}, {"learning_rate": 0.0}, {"epochs": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch_size": 0}, {"batch_size": 127}, {"learning_rate": 0.0}, {"epochs": 0}, {"hidden": (0,)}, {"hidden": ()}],
+)
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Toy("corners", "flow", **changes)
