@@ -427,7 +427,7 @@ def regressions(now: Sequence[Judged], before: Sequence[Mapping[str, Any]]) -> l
     fallen = []
     for claim in now:
         then = earlier.get(claim.id, {})
-        comparable = claim.scale is not None and claim.scale == then.get("scale", claim.scale)
+        comparable = claim.verdict != "not run" and claim.scale == then.get("scale", claim.scale)
         if then.get("verdict") in GOOD and claim.verdict not in GOOD and comparable:
             fallen.append((claim, then["verdict"]))
     return fallen

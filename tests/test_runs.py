@@ -55,7 +55,7 @@ def test_a_run_is_done_with_its_last_file(toy: Toy) -> None:
     assert found.history() == [{"step": 1, "x": [0.5, 0.25]}]
     assert found.arrays["x"].tolist() == [0, 1, 2]
     assert found.provenance["scale"] == "cpu"
-    assert {name for name in found.files if name != runs.DONE} == set(runs.FILES)
+    assert {name for name in found.files if name != runs.DONE} == {*runs.FILES, runs.PROVENANCE}
     assert not (run.folder / runs.RESUME).exists()
     (run.folder / runs.DONE).unlink()
     assert not runs.is_done(run.folder, key)
@@ -226,12 +226,17 @@ def test_sessions_and_seconds_add_up(toy: Toy) -> None:
     assert 1000 <= provenance["seconds"] < 1100
 
 
-def test_finished_runs_come_in_the_order_they_were_started(toy: Toy) -> None:
-    for number, rate in enumerate(("0.3", "0.1", "0.2")):
-        recorder(toy, f"rate={rate}").finish(outcome(), {"started": f"202{number}"})
-    recorder(toy, "rate=0.4")  # unfinished
-    found = runs.find_finished(toy.root / "runs", toy.plan().identity.group)
-    assert [run.identity.config["rate"] for run in found] == [0.3, 0.1, 0.2]
+def test_the_same_run_made_twice_is_the_same_bytes(toy: Toy) -> None:
+    first = recorder(toy)
+    first.finish(outcome(), {"started": "2020"})
+    written = (first.folder / runs.DONE).read_bytes()
+    (first.folder / runs.DONE).unlink()
+    recorder(toy).finish(outcome(), {"started": "2021"})
+    assert (first.folder / runs.DONE).read_bytes() == written
+    changed = (first.folder / runs.PROVENANCE).read_text().replace("2021", "2022")
+    (first.folder / runs.PROVENANCE).write_text(changed)
+    with pytest.raises(RefigureError, match=r"provenance\.json was changed"):
+        runs.read(first.folder, verify=True)
 
 
 # Two processes, one folder.
