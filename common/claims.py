@@ -289,7 +289,7 @@ def _price(claim: Claim, shelf: _Shelf) -> str:
     ]
     hours = sum(plan.expected.seconds for plan in missing if plan.expected) / 3600
     known = [plan.expected for plan in missing if plan.expected]
-    cost = f", about {hours:.2g} h on {known[0].on}" if known else ", at a cost not measured yet"
+    cost = f", about {hours:.2g} h on {known[0].machine}" if known else ", at a cost not measured yet"
     return f"needs {len(missing)} run(s) at scale {claim.scale}{cost}"
 
 

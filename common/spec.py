@@ -46,7 +46,7 @@ class Expected:
     """Peak resident memory, MB."""
     gflops: float
     """Speed of the machine it was measured on, as `common.device.calibrate` gives it."""
-    on: str
+    machine: str
     """That machine, in words."""
 
 
