@@ -222,8 +222,9 @@ def calibrate(budget: float = 0.15) -> float:
 def _check(kind: str, index: int, count: int, framework: str) -> None:
     if kind == "cuda" and index >= count:
         known = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        asked = os.environ.get("REFIGURE_DEVICE") or f"cuda:{index}"
         raise RefigureError(
-            f"device cuda:{index} was asked for, but {framework} sees {count} CUDA devices; "
+            f"device {asked} was asked for, but {framework} sees {count} CUDA devices; "
             f"set REFIGURE_DEVICE to one of: {known}"
         )
 
