@@ -34,7 +34,8 @@ def _exp(s: Array) -> tuple[Array, Array]:
 
 def _softplus(s: Array) -> tuple[Array, Array]:
     scale = softplus(s)
-    return scale, jnp.log(scale)
+    # Far below zero the scale e^s underflows, its logarithm s need not; the clip keeps gradients finite.
+    return scale, jnp.where(s < -40, s, jnp.log(jnp.maximum(scale, math.exp(-41))))
 
 
 def _sigmoid(s: Array) -> tuple[Array, Array]:
