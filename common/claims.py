@@ -281,12 +281,14 @@ def _evaluate(paper: str, claim: Claim, shelf: _Shelf) -> Judged:
 
 def _price(claim: Claim, shelf: _Shelf) -> str:
     """What running the missing runs of a claim would take."""
-    missing = [
+    lacking = [
         plan
         for measure in filter(None, (claim.ours, claim.against))
         for plan in shelf.plans(measure, claim.scale)
         if shelf.run(plan) is None
     ]
+    needed = {each.identity.path: each for plan in lacking for each in plan.lineage if shelf.run(each) is None}
+    missing = list(needed.values())
     hours = sum(plan.expected.seconds for plan in missing if plan.expected) / 3600
     known = [plan.expected for plan in missing if plan.expected]
     cost = f", about {hours:.2g} h on {known[0].machine}" if known else ", at a cost not measured yet"

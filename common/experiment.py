@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import inspect
 import platform
 import signal
 import subprocess
@@ -66,6 +67,7 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
         if runs.is_done(folder, key):
             print(f"{plan.identity}: done already", file=sys.stderr)
             return
+        parent = _parent(plan, options.parent)
         threads = options.threads or plan.threads
         set_threads(threads)  # once for what reads the environment at its import, once more for what was imported
         deterministic()
@@ -86,7 +88,7 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
             "precision": set_precision(getattr(plan.config, "precision", "fp32")),
         }
         try:
-            outcome = module.train(plan.config, plan.identity.seeds, run)
+            outcome = module.train(plan.config, plan.identity.seeds, run, *([parent] if parent else []))
         finally:
             progress.close()
         provenance |= {
@@ -97,6 +99,8 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
             "started": started,
             "peak_memory": {"host": peak_memory("host"), "device": peak_memory("device")},
         }
+        if parent is not None:
+            provenance["needs"] = {"run": str(parent.identity), "provenance": parent.provenance["digest"]}
         run.finish(outcome, provenance)
     shown = ", ".join(f"{name} {sum(v) / len(v):.4g}" for name, v in list(outcome.metrics.items())[:3])
     print(f"{plan.identity}: {shown}", file=sys.stderr)
@@ -106,7 +110,7 @@ def _module(plan: PlannedRun) -> ModuleType:
     """The experiment's module, from the very files that the key was made of.
 
     Raises:
-        RefigureError: It lies elsewhere, or has no `train`.
+        RefigureError: It lies elsewhere, or has no `train` that takes what it would be given.
     """
     module = importlib.import_module(plan.module)
     file = Path(str(module.__file__)).resolve()
@@ -115,9 +119,39 @@ def _module(plan: PlannedRun) -> ModuleType:
             f"{plan.module} would run from {file}, but the key is of the code in {spec.root()}: "
             "start from that folder, or install it with pip install -e"
         )
-    if not callable(getattr(module, "train", None)):
-        raise RefigureError(f"{file} has no function train(config, seeds, run)")
+    arguments = ("config", "seeds", "run", *(["parent"] if plan.needs else []))
+    try:
+        inspect.signature(module.train).bind(*arguments)
+    except (AttributeError, TypeError):
+        raise RefigureError(f"{file} has no function train({', '.join(arguments)})") from None
     return module
+
+
+def _parent(plan: PlannedRun, given: Path | None) -> runs.FinishedRun | None:
+    """The finished run that `plan` needs, with every file verified; None where it needs none.
+
+    Arguments:
+        given: Its folder; None for its place in `runs/`.
+
+    Raises:
+        RefigureError: It is missing, not finished, damaged or another run.
+    """
+    if plan.needs is None:
+        if given is not None:
+            raise RefigureError(f"--parent {given}: experiment {plan.identity.experiment!r} needs no other run")
+        return None
+    needed = plan.needs.identity
+    folder = given or spec.root() / "runs" / needed.path
+    if given is None and not (folder / runs.DONE).is_file():
+        raise RefigureError(
+            f"{plan.identity} needs the run {needed}, which is not there or not finished; this makes it: "
+            f"python -m papers.{needed.paper} --experiment {needed.experiment} --variant {needed.variant} "
+            f"--scale {plan.scale} --seeds {','.join(map(str, needed.seeds))}"
+        )
+    parent = runs.read(folder, verify=True)
+    if parent.identity.key != needed.key:
+        raise RefigureError(f"{folder} holds {parent.identity}, but {plan.identity} needs {needed}")
+    return parent
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,6 +173,7 @@ def _parser(paper: str) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", help="seeds trained as one batch, such as 0-4 or 0,2,5")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: its place in runs/)")
+    parser.add_argument("--parent", type=Path, metavar="DIR", help="the run it needs (default: its place in runs/)")
     parser.add_argument("--key", help="stop unless the run has this key")
     parser.add_argument("--no-resume", dest="resume", action="store_false", help="ignore an earlier checkpoint")
     parser.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (the default)")
@@ -173,11 +208,12 @@ def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
             batches = [_seed_range(options.seeds)]
         for variant in [options.variant] if options.variant else scale.variants or experiment.variants:
             planned += [spec.plan_run(paper, name, variant, options.scale, batch, options.set) for batch in batches]
-    if options.out is not None and len(planned) != 1:
-        raise RefigureError(
-            f"--out names one folder, but {len(planned)} runs were asked for: "
-            "name --experiment, --variant and one --seed or --seeds"
-        )
+    for name in ("out", "parent"):
+        if getattr(options, name) is not None and len(planned) != 1:
+            raise RefigureError(
+                f"--{name} names one folder, but {len(planned)} runs were asked for: "
+                "name --experiment, --variant and one --seed or --seeds"
+            )
     return planned
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import canonical
+from common.config import canonical, to_dict
 
 __all__ = ["Deviation", "Identity"]
 
@@ -46,19 +46,29 @@ class Identity:
     """Data set to file to checksum."""
     code: str
     """Digest of the import closure, see `common.digest`."""
+    needs: str = ""
+    """The run that it begins from, `<experiment>/<variant>/<seeds>-<key>` of the same paper; empty: none."""
 
     def __post_init__(self) -> None:
-        for part in (self.paper, self.experiment, self.variant):
+        needed = self.needs.split("/") if self.needs else []
+        if len(needed) not in (0, 3):
+            raise ValueError(f"needs: {self.needs!r} is no run: expected <experiment>/<variant>/<seeds>-<key>")
+        for part in (self.paper, self.experiment, self.variant, *needed):
             if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", part):
                 raise ValueError(f"{part!r} is no name: letters, digits, '_', '-', '+' and inner '.' only")
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError("seeds: expected numbers from 0 up")
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """The fields as plain data; `needs` only where there is one, so that other keys are as without that field."""
+        fields: dict[str, Any] = to_dict(self)
+        return fields if self.needs else {name: value for name, value in fields.items() if name != "needs"}
+
+    @property
     def key(self) -> str:
-        """The first 12 hex digits of the SHA-256 of all fields."""
-        inputs = {**self.__dict__, "seeds": list(self.seeds)}
-        return hashlib.sha256(canonical(inputs).encode()).hexdigest()[:12]
+        """The first 12 hex digits of the SHA-256 of `inputs`."""
+        return hashlib.sha256(canonical(self.inputs).encode()).hexdigest()[:12]
 
     @property
     def group(self) -> Path:

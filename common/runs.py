@@ -84,7 +84,7 @@ class Run:
             RefigureError: The folder holds another run.
         """
         identity = self.plan.identity
-        record = {**to_dict(identity), "key": identity.key, "manifest": self.plan.manifest}
+        record = {**identity.inputs, "key": identity.key, "manifest": self.plan.manifest}
         path = self.folder / "config.json"
         if path.exists():
             there = _read_json(path)
@@ -232,6 +232,15 @@ class FinishedRun:
                 return {name: packed[name] for name in packed.files}
         except (OSError, ValueError, LookupError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             raise RefigureError(f"{path} cannot be read ({error}); delete the run's folder and build again") from None
+
+    @cached_property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The trained parameters that `train` handed back: a flat mapping of names to arrays."""
+        from common import checkpoint
+
+        if FINAL.as_posix() not in self.files:
+            raise RefigureError(f"{self.identity} left no parameters: its train must put them into its Outcome")
+        return checkpoint.load(self.folder / FINAL, expect={"key": self.identity.key})[0]
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics stream, line by line."""

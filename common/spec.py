@@ -84,6 +84,8 @@ class Variant:
     """How figures and tables call it."""
     config: dict[str, Any] = field(default_factory=dict)
     """Its settings, over the experiment's."""
+    needs: str = ""
+    """Which variant of the experiment that this one needs; the one of its own name when left out."""
     data: tuple[str, ...] = ()
     """Data sets of the registry that it reads, besides the experiment's."""
     deviations: tuple[Deviation, ...] = ()
@@ -97,7 +99,8 @@ class Experiment:
     summary: str
     """What it shows, in a line."""
     module: str
-    """The module whose `train(config, seeds, run)` runs it; the root of the code digest."""
+    """The module whose `train(config, seeds, run)` runs it (`parent` after these with `needs`); the root of the code
+    digest."""
     config_class: str
     """The dataclass of its settings, in `papers/<paper>/config.py`."""
     variants: dict[str, Variant]
@@ -114,6 +117,8 @@ class Experiment:
     """CPU threads of a run."""
     gpus: int = 0
     """GPUs that a run needs; 0 when it may use one but need not."""
+    needs: str = ""
+    """An experiment listed before this one: each run begins from its finished run at the same scale and seeds."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ class PlannedRun:
     config: Any
     """The resolved configuration, an instance of the experiment's config class."""
     deviations: tuple[Deviation, ...]
-    """All departures from the paper, computed and declared."""
+    """All departures from the paper, computed and declared, and those of the run that it needs."""
     manifest: Mapping[str, Mapping[str, str]]
     """Digest of every definition in its code."""
     expected: Expected | None
@@ -194,6 +199,13 @@ class PlannedRun:
     """CPU threads."""
     gpus: int
     """GPUs."""
+    needs: "PlannedRun | None" = None
+    """The run that it begins from."""
+
+    @property
+    def lineage(self) -> tuple["PlannedRun", ...]:
+        """This run, the one that it needs, and so on."""
+        return (self, *(self.needs.lineage if self.needs else ()))
 
 
 def root() -> Path:
@@ -244,6 +256,7 @@ def _load(path: Path, _modified: int) -> Paper:
                 raise RefigureError(f"{place}.scales.{scale_name}.seeds: expected distinct numbers from 0 up")
             if scale.config and not scale.why:
                 raise RefigureError(f"{place}.scales.{scale_name}.why: say why its settings are not the published ones")
+        _check_needs(spec, name, place)
     for name, figure in spec.figures.items():
         if figure.experiment not in spec.experiments:
             raise RefigureError(
@@ -251,6 +264,52 @@ def _load(path: Path, _modified: int) -> Paper:
                 f"{suggest(figure.experiment, spec.experiments)}"
             )
     return spec
+
+
+def _check_needs(spec: Paper, name: str, place: str) -> None:
+    """Whether every run of an experiment will find the run that it needs.
+
+    Raises:
+        RefigureError: One will not.
+    """
+    experiment, needs = spec.experiments[name], spec.experiments[name].needs
+    wanted = {key: variant.needs or key for key, variant in experiment.variants.items()}
+    if not needs:
+        for key, variant in experiment.variants.items():
+            if variant.needs:
+                raise RefigureError(f"{place}.variants.{key}.needs: experiments.{name}.needs must say whose variant")
+        return
+    names = list(spec.experiments)
+    earlier = names[: names.index(name)]
+    if needs not in names:
+        raise RefigureError(f"{place}.needs: no experiment {needs!r}; {suggest(needs, earlier)}")
+    if needs not in earlier:
+        raise RefigureError(f"{place}.needs: {needs!r} must be another experiment, listed before {name!r}")
+    needed = spec.experiments[needs]
+    for key, name in wanted.items():
+        if name not in needed.variants:
+            raise RefigureError(
+                f"{place}.variants.{key}.needs: no variant {name!r} in {needs!r}; {suggest(name, needed.variants)}"
+            )
+    for scale_name, scale in experiment.scales.items():
+        there, other = f"{place}.scales.{scale_name}", needed.scales.get(scale_name)
+        if other is None:
+            raise RefigureError(f"{there}: {needs!r}, which it needs, lacks it; {suggest(scale_name, needed.scales)}")
+        for key in scale.variants or experiment.variants:
+            if wanted[key] not in (other.variants or needed.variants):
+                raise RefigureError(
+                    f"{there}.variants: {key!r} needs variant {wanted[key]!r} of {needs!r}, which leaves it out at "
+                    f"this scale; {suggest(wanted[key], other.variants or ())}"
+                )
+        if scale.batches() != other.batches():
+            raise RefigureError(
+                f"{there}: seeds {_batches(scale)}, but {needs!r}, which it needs, has {_batches(other)}: "
+                "give both the same seeds and batch"
+            )
+
+
+def _batches(scale: Scale) -> str:
+    return " ".join(str(list(seeds)) for seeds in scale.batches())
 
 
 def find(options: Mapping[Any, Any], name: str, kind: str, owner: str) -> Any:
@@ -307,12 +366,17 @@ def plan_run(
     seeds: tuple[int, ...],
     assignments: Sequence[str] = (),
 ) -> PlannedRun:
-    """One run, whether or not `paper.yaml` asks for these seeds and settings."""
+    """One run, whether or not `paper.yaml` asks for these seeds and settings.
+
+    Arguments:
+        assignments: Settings by hand; the run that it needs keeps its own.
+    """
     spec = find(load(paper).experiments, experiment, "experiment", paper)
     config = resolve(paper, experiment, variant, scale, assignments)
     chosen, size = spec.variants[variant], spec.scales[scale]
     names = (*spec.data, *chosen.data)
     manifest = _manifest(root(), spec.module)
+    needs = plan_run(paper, spec.needs, chosen.needs or variant, scale, seeds) if spec.needs else None
     try:
         identity = Identity(
             paper=paper,
@@ -322,24 +386,28 @@ def plan_run(
             seeds=seeds,
             data={name: data.checksums(name) for name in names},
             code=code_digest(manifest),
+            needs=needs.identity.path.relative_to(paper).as_posix() if needs else "",
         )
     except ValueError as error:
         raise RefigureError(f"{paper}/{experiment}/{variant}: {error}") from None
+    deviations = (
+        *_differences(paper, experiment, variant, config, size, assignments),
+        *(_data_deviation(name) for name in names if data.deviation(name)),
+        *spec.deviations,
+        *chosen.deviations,
+        *(needs.deviations if needs else ()),
+    )
     return PlannedRun(
         identity=identity,
         scale=scale,
         module=spec.module,
         config=config,
-        deviations=(
-            *_differences(paper, experiment, variant, config, size, assignments),
-            *(_data_deviation(name) for name in names if data.deviation(name)),
-            *spec.deviations,
-            *chosen.deviations,
-        ),
+        deviations=tuple(dict.fromkeys(deviations)),
         manifest=manifest,
         expected=size.expected,
         threads=spec.threads,
         gpus=spec.gpus,
+        needs=needs,
     )
 
 

@@ -36,12 +36,13 @@ SAMPLE = Identity("paper", "main", "plain", {"rate": 0.1, "steps": 3}, (0, 1), {
         ("data", {"mnist": {"a.gz": "fe"}}),
         ("data", {}),
         ("code", "c0de2"),
+        ("needs", "first/plain/seeds0-1-0123456789ab"),
     ],
 )
 def test_every_input_changes_the_key(field: str, value: Any) -> None:
     assert dataclasses.replace(SAMPLE, **{field: value}).key != SAMPLE.key
     assert {each.name for each in dataclasses.fields(Identity)} == {
-        "paper", "experiment", "variant", "config", "seeds", "data", "code",
+        "paper", "experiment", "variant", "config", "seeds", "data", "code", "needs",
     }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from common import runs, spec
-from common.config import to_dict
 from common.errors import RefigureError
 from common.spec import SCALES, PlannedRun, ScaleName
 
@@ -41,7 +40,7 @@ def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
         yield f"{path.name}: current, with seeds that no scale asks for"
         return
     yield f"{path.name}: superseded at scale {scale} by {plan.identity.seeds_name}-{plan.identity.key}:"
-    yield from (f"  {line}" for line in differences(record, _planned(plan)))
+    yield from (f"  {line}" for line in _changes(record, plan, folder))
 
 
 def _explain(plan: PlannedRun, folder: Path, current: Collection[Path]) -> Iterator[str]:
@@ -64,7 +63,15 @@ def _explain(plan: PlannedRun, folder: Path, current: Collection[Path]) -> Itera
         yield f"{identity}: never run here"
         return
     yield f"{identity}: runs again; against {earlier[-1].parent.name}:"
-    yield from (f"  {line}" for line in differences(_record(earlier[-1].parent), _planned(plan)))
+    yield from (f"  {line}" for line in _changes(_record(earlier[-1].parent), plan, folder))
+
+
+def _changes(old: Mapping[str, Any], plan: PlannedRun, folder: Path) -> Iterator[str]:
+    """`differences` of a recorded run and a planned one; below them, those of the runs that the two need."""
+    yield from differences(old, {**plan.identity.inputs, "manifest": plan.manifest})
+    before = folder / old["paper"] / old["needs"]
+    if plan.needs and before != folder / plan.needs.identity.path and (before / "config.json").is_file():
+        yield from (f"  {line}" for line in _changes(_record(before), plan.needs, folder))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -75,6 +82,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
             yield f"config {key}: {before} -> {after}"
     if list(old["seeds"]) != list(new["seeds"]):
         yield f"seeds: {old['seeds']} -> {new['seeds']}"
+    needed, needs = old.get("needs") or "nothing", new.get("needs") or "nothing"
+    if needed != needs:
+        yield f"needs: {needed} -> {needs}"
     for name in sorted({*old["data"], *new["data"]}):
         if old["data"].get(name) != new["data"].get(name):
             yield f"data {name}: {_state(old['data'], new['data'], name)}"
@@ -92,17 +102,12 @@ def _state(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> st
     return "is new" if name not in before else "is gone" if name not in after else "changed"
 
 
-def _planned(plan: PlannedRun) -> dict[str, Any]:
-    record: dict[str, Any] = to_dict(plan.identity)
-    return {**record, "manifest": plan.manifest}
-
-
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"paper": str, "experiment": str, "variant": str, "key": str, "config": dict, "data": dict}
-        for name, kind in {**kinds, "seeds": list, "manifest": dict}.items():
+        record: dict[str, Any] = {"needs": "", **json.loads(path.read_text(encoding="utf-8"))}
+        kinds = {"paper": str, "experiment": str, "variant": str, "key": str, "needs": str, "config": dict}
+        for name, kind in {**kinds, "seeds": list, "data": dict, "manifest": dict}.items():
             if not isinstance(record[name], kind):
                 raise TypeError(f"{name} is {record[name]!r}")
         return record

@@ -49,6 +49,8 @@ class Job:
     memory: int
     """MB."""
     minutes: int
+    needs: str
+    """Folder of the run that must be there before; empty: none."""
 
 
 def in_one_line(function: Callable[P, T]) -> Callable[P, T]:
@@ -111,7 +113,7 @@ def planned_runs(paper: str, scale: str) -> list[Job]:
 def _job(plan: spec.PlannedRun) -> Job:
     cost = plan.expected
     return Job(
-        path=f"runs/{plan.identity.path.as_posix()}",
+        path=_folder(plan),
         paper=plan.identity.paper,
         experiment=plan.identity.experiment,
         variant=plan.identity.variant,
@@ -121,7 +123,12 @@ def _job(plan: spec.PlannedRun) -> Job:
         gpus=plan.gpus,
         memory=int(1.5 * cost.memory) if cost else 2000,
         minutes=max(10, int(5 * cost.seconds / 60)) if cost else 120,
+        needs=_folder(plan.needs) if plan.needs else "",
     )
+
+
+def _folder(plan: spec.PlannedRun) -> str:
+    return f"runs/{plan.identity.path.as_posix()}"
 
 
 def options_of(job: Job) -> str:

@@ -2,11 +2,18 @@ def _run(wildcards):
     return RUNS["runs/{paper}/{experiment}/{variant}/{seeds}-{key}".format(**wildcards)]
 
 
-# No inputs: {key} is the digest of everything that decides a run's numbers, so a changed experiment is another
-# file, and a run pulled with DVC into a fresh clone counts as done whatever its time.
+def _needed(wildcards):
+    return [ancient(f"{path}/metrics.json") for path in [_run(wildcards).needs] if path]
+
+
+# {key} is the digest of everything that decides a run's numbers, the run that it needs included, so a changed
+# experiment is another file. Times mean nothing, and a run pulled with DVC into a fresh clone counts as done: the
+# input is there for the order, and `update` keeps a done run where one that it needs is made again.
 rule run:
+    input:
+        _needed,
     output:
-        "runs/{paper}/{experiment}/{variant}/{seeds}-{key}/metrics.json",
+        update("runs/{paper}/{experiment}/{variant}/{seeds}-{key}/metrics.json"),
     log:
         "logs/{paper}/{experiment}/{variant}/{seeds}-{key}.log",
     params:
