@@ -254,6 +254,8 @@ class _Shelf:
             return None
         values: dict[int, float] = {}
         for run in done:
+            if measure.metric not in run.metrics and scale != claim.scale:
+                return None  # such as an accuracy after more classes than a small scale learns
             if measure.metric not in run.metrics:
                 raise RefigureError(
                     f"papers/{self._paper}/claims.yaml: {claim.id}: run {run.identity} has no metric "

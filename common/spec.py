@@ -63,6 +63,8 @@ class Scale:
     """
     config: dict[str, Any] = field(default_factory=dict)
     """Settings that differ from the published ones; each becomes a deviation of the run."""
+    only: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of single variants at this scale, over `config`."""
     why: str = ""
     """The reason for those differences."""
     variants: tuple[str, ...] | None = None
@@ -254,7 +256,9 @@ def _load(path: Path, _modified: int) -> Paper:
                     )
             if not scale.seeds or len(set(scale.seeds)) != len(scale.seeds) or min(scale.seeds) < 0:
                 raise RefigureError(f"{place}.scales.{scale_name}.seeds: expected distinct numbers from 0 up")
-            if scale.config and not scale.why:
+            for variant in scale.only:
+                find(experiment.variants, variant, "variant", f"{place}.scales.{scale_name}.only")
+            if (scale.config or scale.only) and not scale.why:
                 raise RefigureError(f"{place}.scales.{scale_name}.why: say why its settings are not the published ones")
         _check_needs(spec, name, place)
     for name, figure in spec.figures.items():
@@ -349,7 +353,8 @@ def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, 
     chosen = find(spec.variants, variant, "variant", f"{paper}/{experiment}")
     settings = {**spec.config, **chosen.config}
     if scale is not None:
-        settings |= find(spec.scales, scale, "scale", f"{paper}/{experiment}").config
+        size = find(spec.scales, scale, "scale", f"{paper}/{experiment}")
+        settings |= {**size.config, **size.only.get(variant, {})}
     where = f"papers/{paper}/paper.yaml: {experiment}/{variant}" + (f" at scale {scale}" if scale else "")
     kind = config_class(paper, experiment)
     config = build(kind, settings, where)

@@ -1,0 +1,1 @@
+"""ANML and OML: learning to continually learn."""

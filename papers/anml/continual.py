@@ -1,0 +1,126 @@
+"""Learning many classes one image at a time, in sequence or shuffled (section 3.3): the head learns, the rest is fixed.
+
+A member is one learner with one sequence and one rate. On a CPU members run one after the other, so that the weights
+of each stay in the cache while it learns; elsewhere all at once.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from papers.anml.meta_learning import cross_entropy
+
+__all__ = ["Course", "Sequences", "draw", "learn"]
+
+Scores = Callable[[Any, Array], Array]
+"""(plastic parameters, inputs (N, ...)) -> class scores (N, K)."""
+
+
+class Sequences(NamedTuple):
+    """What learners are shown, in M trajectories of the same T classes and L drawings of each."""
+
+    classes: Int[np.ndarray, "M T"]
+    """In order of presentation."""
+    when: Float[np.ndarray, "M E T L"]
+    """A random time for each drawing in each epoch: the shuffled oracle sees all drawings in this order, and so does
+    the sequential learner (of the first epoch) within a class. With a single class they are the same."""
+
+    def sequential(self, drawings: int) -> Int[np.ndarray, "M T*L"]:
+        """Indices of drawings (class times `drawings` plus drawing), class after class."""
+        order = self.classes[..., None] * drawings + self.when[:, 0].argsort(-1)
+        return order.reshape(len(order), -1)
+
+    def shuffled(self, tasks: int, drawings: int) -> Int[np.ndarray, "M E*tasks*L"]:
+        """Indices of the drawings of the first `tasks` classes in random order, epoch after epoch."""
+        count, epochs, _, learned = self.when.shape
+        indices = (self.classes[:, :tasks, None] * drawings + np.arange(learned)).reshape(count, 1, -1)
+        order = self.when[:, :, :tasks].reshape(count, epochs, -1).argsort(-1)
+        return np.take_along_axis(indices, order, axis=2).reshape(count, -1)
+
+
+def draw(rngs: Sequence[np.random.Generator], pool: int, tasks: int, learned: int, epochs: int = 1) -> Sequences:
+    """Classes without replacement out of the first `pool`, and times for their drawings, one trajectory a generator."""
+    drawn = [(rng.permutation(pool)[:tasks], rng.random((epochs, tasks, learned))) for rng in rngs]
+    return Sequences(np.stack([classes for classes, _ in drawn]), np.stack([when for _, when in drawn]))
+
+
+class Course(NamedTuple):
+    """What a learner learns from."""
+
+    scores: Scores
+    """Of its plastic parameters and inputs."""
+    start: Any
+    """Those parameters."""
+    inputs: Array
+    """Of every drawing (C * drawings, ...): what the fixed part makes of it."""
+    labels: Int[Array, " n"]
+    """Its class."""
+    optimiser: Callable[[Any], optax.GradientTransformation]
+    """Of a rate."""
+
+
+def learn(
+    course: Course,
+    sequences: Int[np.ndarray, "M n"],
+    rates: Float[np.ndarray, " M"],
+    measured: Int[np.ndarray, "M q"],
+    after: Sequence[int],
+) -> Bool[np.ndarray, "M len(after) q"]:
+    """One step for every drawing of a sequence, and then whether the drawings `measured` are told right.
+
+    Arguments:
+        after: Numbers of steps after which to measure, rising; every member learns as long as the last says.
+    """
+    unit = int(np.gcd.reduce(after))
+    start = jax.vmap(lambda _: (course.start, course.optimiser(0.0).init(course.start)))(jnp.arange(len(rates)))
+    measured, rates = jnp.asarray(measured), jnp.asarray(rates, course.inputs.dtype)
+    state, found = start, []
+    for done in range(0, after[-1], unit):
+        state = _advance(course, state, jnp.asarray(sequences[:, done : done + unit]), rates)
+        if done + unit in after:
+            found.append(np.asarray(_measure(course, state[0], measured)))
+    return np.stack(found, axis=1)
+
+
+@partial(eqx.filter_jit, donate="all-except-first")
+def _advance(course: Course, state: Any, shown: Int[Array, "M unit"], rates: Float[Array, " M"]) -> Any:
+    def member(now: tuple[Any, Array, Array]) -> Any:
+        state, shown, rate = now
+        optimiser = course.optimiser(rate)
+
+        def step(state: Any, index: Array) -> tuple[Any, None]:
+            parameters, kept = state
+            slope = jax.grad(
+                lambda parameters: cross_entropy(
+                    course.scores(parameters, course.inputs[index][None]), course.labels[index][None]
+                )[0]
+            )(parameters)
+            updates, kept = optimiser.update(slope, kept)
+            return (optax.apply_updates(parameters, updates), kept), None
+
+        return jax.lax.scan(step, state, shown)[0]
+
+    return _each(member, (state, shown, rates))
+
+
+@eqx.filter_jit
+def _measure(course: Course, parameters: Any, measured: Int[Array, "M q"]) -> Bool[Array, "M q"]:
+    def member(now: tuple[Any, Array]) -> Array:
+        parameters, measured = now
+        scores = jax.lax.map(
+            lambda index: course.scores(parameters, course.inputs[index][None])[0].argmax(), measured, batch_size=500
+        )
+        return scores == course.labels[measured]
+
+    return _each(member, (parameters, measured))
+
+
+def _each(member: Callable[[Any], Any], members: Any) -> Any:
+    return jax.lax.map(member, members) if jax.default_backend() == "cpu" else jax.vmap(member)(members)

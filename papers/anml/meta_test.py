@@ -1,0 +1,224 @@
+"""Meta-testing: hundreds of unseen characters, one after the other; the same shuffled (the oracle); analyses."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from common.config import build
+from common.loop_jax import batch_seeds
+from common.recorder import Outcome, Recorder
+from common.seeding import jax_key, numpy_rng
+from common.trees import unflatten_jax
+from papers.anml import omniglot
+from papers.anml.analyses import active_fraction, dead_fraction, knn_accuracy, principal_components, relative_drop
+from papers.anml.config import MetaTest, MetaTrain
+from papers.anml.continual import Course, Sequences, draw, learn
+from papers.anml.meta_learning import Learner, Scheme, gates, logits, modulated
+from papers.anml.meta_train import init_learner, scheme
+from papers.anml.networks import init_dense, trunk
+from papers.anml.omniglot import DRAWINGS, LEARNED
+
+if TYPE_CHECKING:
+    from common.runs import FinishedRun
+
+__all__ = ["train"]
+
+SHOWN = 10
+"""Classes in the map of representations."""
+Results = dict[str, np.ndarray]
+
+
+def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
+    """Meta-test the learners of a meta-training run, one after the other."""
+    trained: MetaTrain = build(MetaTrain, dict(parent.identity.config), "the meta-training run")
+    like = batch_seeds(lambda key: init_learner(trained, key), seeds)
+    learners = unflatten_jax(like, parent.parameters)
+    images = omniglot.load("evaluation", trained.side)
+    x = jnp.asarray(omniglot.scale(images, trained.pixels).reshape(-1, trained.side, trained.side, 1))
+
+    ledger = _Ledger(run, total=len(seeds) * (3 + 2 * len(config.iid_tasks)))
+    members = []
+    for index, seed in enumerate(seeds):
+        learner = jax.tree.map(lambda array, index=index: array[index], learners)
+        members.append(_meta_test(config, trained, learner, x, seed, ledger))
+    scalars = {name for member in members for name, value in member.items() if value.ndim == 0}
+    return Outcome(
+        metrics={name: [float(member[name]) for member in members] for name in sorted(scalars)},
+        arrays={name: np.stack([member[name] for member in members]) for name in members[0] if name not in scalars},
+    )
+
+
+class _Ledger:
+    """Finished parts of the work, kept as the run's checkpoint: what is done is not done again."""
+
+    def __init__(self, run: Recorder, total: int) -> None:
+        self._run = run
+        self._total = total
+        found = run.restore()
+        self._done: Results = found[1] if found else {}
+        self._parts = 0
+
+    def part(self, name: str, compute: Callable[[], Results]) -> Results:
+        """What `compute` gives; of an earlier session if that came so far."""
+        mine = {key: value for key, value in self._done.items() if key.startswith(f"{name}/")}
+        self._parts += 1
+        if not mine:
+            mine = {f"{name}/{key}": np.asarray(value) for key, value in compute().items()}
+            self._done |= mine
+            self._run.save(self._parts, self._done)
+        self._run.progress(self._parts, self._total)
+        return {key.removeprefix(f"{name}/"): value for key, value in mine.items()}
+
+
+def _meta_test(config: MetaTest, trained: MetaTrain, learner: Learner, x: Array, seed: int, ledger: _Ledger) -> Results:
+    """Everything that is measured on one learner."""
+    kinds = _representations(learner, scheme(trained), x)
+    course = _course(config, learner, scheme(trained), x, kinds, jax_key(seed, "output"))
+
+    def sequences(purpose: str, count: int) -> Sequences:
+        rngs = [numpy_rng(seed, purpose, number) for number in range(count)]
+        return draw(rngs, config.pool, config.tasks[-1], LEARNED, config.iid_epochs)
+
+    trials, final = sequences("trial", config.trials), sequences("trajectory", config.trajectories)
+    found = ledger.part(f"{seed}/analyses", lambda: _analyse(config, trained, kinds, x, seed))
+    found |= ledger.part(f"{seed}/sequential", lambda: _choose_and_learn(config, course, trials, final, None))
+    oracles = [
+        ledger.part(f"{seed}/iid{count}", lambda count=count: _choose_and_learn(config, course, trials, final, count))
+        for count in config.iid_tasks
+    ]
+    for index, count in enumerate(config.tasks):
+        for kind in ("train", "test"):
+            found[f"{kind}_{count}"] = found[kind][:, index].mean()
+    for count, oracle in zip(config.iid_tasks, oracles, strict=True):
+        for kind in ("train", "test"):
+            found[f"iid_{kind}_{count}"] = oracle[kind].mean()
+        found[f"drop_{count}"] = relative_drop(found[f"iid_test_{count}"], found[f"test_{count}"])
+    for name in ("train", "test", "rates"):
+        found[f"iid_{name}"] = np.concatenate([oracle[name] for oracle in oracles], axis=-1)
+    return found
+
+
+def _choose_and_learn(
+    config: MetaTest, course: Course, trials: Sequences, final: Sequences, shuffled: int | None
+) -> Results:
+    """Choose the rate on the trial sequences by accuracy on the drawings learned, then learn the final ones.
+
+    The drawings held out have no say in the choice.
+
+    Arguments:
+        shuffled: Of how many classes the drawings are shuffled; None for one class after the other, measured after
+            each number of `config.tasks`.
+
+    Returns:
+        `train` and `test` (trajectories, tasks), the `rates` chosen (tasks,), `trial_train` (trials, rates, tasks),
+        and for sequences the accuracy held out by order of presentation, `by_order` (trajectories, classes).
+    """
+    tasks = config.tasks if shuffled is None else (shuffled,)
+
+    def run(sequences: Sequences, rates: Sequence[float]) -> np.ndarray:
+        """Right or not: (trajectories, rates, tasks, classes, drawings)."""
+        count = len(sequences.classes)
+        shown = sequences.sequential(DRAWINGS) if shuffled is None else sequences.shuffled(shuffled, DRAWINGS)
+        measured = sequences.classes[:, : tasks[-1], None] * DRAWINGS + np.arange(DRAWINGS)
+        right = learn(
+            course,
+            np.repeat(shown, len(rates), axis=0),
+            np.tile(np.asarray(rates), count),
+            np.repeat(measured.reshape(count, -1), len(rates), axis=0),
+            [LEARNED * number * (1 if shuffled is None else config.iid_epochs) for number in tasks],
+        )
+        return right.reshape(count, len(rates), len(tasks), tasks[-1], DRAWINGS)
+
+    def accuracy(right: np.ndarray, drawings: slice) -> np.ndarray:
+        """Over the classes learned so far: (trajectories, rates, tasks)."""
+        return np.stack([right[:, :, i, :count, drawings].mean((-2, -1)) for i, count in enumerate(tasks)], axis=-1)
+
+    learned, held_out = slice(None, LEARNED), slice(LEARNED, None)
+    trial = accuracy(run(trials, config.rates), learned)
+    best = trial.mean(0).argmax(0)
+    kept = sorted(set(best.tolist()))
+    right = run(final, [config.rates[index] for index in kept])
+    which = np.array([kept.index(index) for index in best])
+    pick = (slice(None), which, np.arange(len(tasks)))
+    found = {
+        "train": accuracy(right, learned)[pick],
+        "test": accuracy(right, held_out)[pick],
+        "rates": np.asarray(config.rates)[best],
+        "trial_train": trial,
+    }
+    if shuffled is None:
+        found["by_order"] = right[:, which[-1], -1, :, held_out].mean(-1)
+    return found
+
+
+def _course(config: MetaTest, learner: Learner, rule: Scheme, x: Array, kinds: dict[str, Array], key: Array) -> Course:
+    """What is plastic, and what the rest makes of the drawings."""
+    last = learner.head[-1]
+    if config.start == "fresh":
+        learner = learner._replace(head=(*learner.head[:-1], init_dense(key, last.w.shape[1], last.w.shape[0])))
+    labels = jnp.repeat(jnp.arange(len(x) // DRAWINGS), DRAWINGS)
+    optimiser: Callable[[Any], optax.GradientTransformation] = {"adam": optax.adam, "sgd": optax.sgd}[config.optimiser]
+
+    def scores(head: Any, h: Array) -> Array:
+        return logits(head, None, h, rule.rate)
+
+    def whole(plastic: Any, x: Array) -> Array:
+        convs, head = plastic
+        return scores(head, modulated(trunk(convs, rule.blocks, x), gates(learner, rule, x)))
+
+    if config.plastic == "all":
+        return Course(whole, (learner.trunk, learner.head), x, labels, optimiser)
+    h = kinds.get("gated", kinds["representation"])
+    if config.plastic == "head":
+        return Course(scores, learner.head, h, labels, optimiser)
+    *fixed, output = learner.head
+    for layer in fixed:
+        h = jax.nn.relu(h @ layer.w.T + layer.b)
+    return Course(scores, (output,), h, labels, optimiser)
+
+
+def _representations(learner: Learner, rule: Scheme, x: Array) -> dict[str, Array]:
+    """The representation of images before the gate, the gate, and the representation after it, by name."""
+
+    @jax.jit
+    def find(learner: Learner, x: Array) -> tuple[Array, Array | None]:
+        def few(x: Array) -> tuple[Array, Array | None]:
+            return trunk(learner.trunk, rule.blocks, x), gates(learner, rule, x)
+
+        parts = x.reshape(-1, DRAWINGS, *x.shape[1:])
+        return jax.tree.map(lambda array: array.reshape(len(x), -1), jax.lax.map(few, parts))
+
+    h, g = find(learner, x)
+    return {"representation": h} if g is None else {"representation": h, "gate": g, "gated": g * h}
+
+
+def _analyse(config: MetaTest, trained: MetaTrain, kinds: dict[str, Array], x: Array, seed: int) -> Results:
+    """Sparsity, dead units and neighbours of all evaluation drawings; activations and a map of a few."""
+    found: Results = {}
+    rng = numpy_rng(seed, "shown")
+    images = rng.choice(len(x), 3, replace=False)
+    classes = rng.choice(len(x) // DRAWINGS, SHOWN, replace=False)
+    mapped = (classes[:, None] * DRAWINGS + np.arange(LEARNED)).reshape(-1)
+    for name, values in kinds.items():
+        h = np.asarray(values)
+        found[f"active_{name}"] = np.asarray(active_fraction(h))
+        found[f"dead_{name}"] = np.asarray(dead_fraction(h))
+        found[f"knn_{name}"] = np.asarray(_neighbours(h, config.neighbours))
+        found[f"activations_{name}"] = np.concatenate([h[images], h.mean(0, keepdims=True)]).astype(np.float16)
+        found[f"map_{name}"] = principal_components(h[mapped]).astype(np.float32)
+    if "gate" in kinds:
+        untrained = _representations(init_learner(trained, jax_key(seed, "random gate")), scheme(trained), x)
+        found["knn_random_gate"] = np.asarray(_neighbours(np.asarray(untrained["gate"]), config.neighbours))
+    return found
+
+
+def _neighbours(h: np.ndarray, k: int) -> float:
+    """How many held-out drawings of all classes have their class from the nearest of the others."""
+    classes = len(h) // DRAWINGS
+    label, known = np.repeat(np.arange(classes), DRAWINGS), np.tile(np.arange(DRAWINGS), classes) < LEARNED
+    return knn_accuracy(h[known], label[known], h[~known], label[~known], k)

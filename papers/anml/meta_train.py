@@ -1,0 +1,127 @@
+"""Meta-training of every treatment: whole meta-iterations compiled, the drawings on the device, seeds as a batch."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int32
+
+from common.loop_jax import batch_seeds, batch_step, scan_train
+from common.recorder import Outcome, Recorder
+from common.trees import flatten_jax
+from papers.anml import omniglot
+from papers.anml.config import MetaTrain
+from papers.anml.meta_learning import (
+    Learner,
+    Scheme,
+    gates,
+    logits,
+    mean_gradient,
+    meta_gradient,
+    modulated,
+    reset_row,
+)  # fmt: skip
+from papers.anml.networks import NETWORKS, init_dense, init_trunk, trunk
+
+__all__ = ["init_learner", "scheme", "train"]
+
+CHUNK = 50
+"""Meta-iterations between two lines of the metrics stream."""
+
+
+class State(NamedTuple):
+    """What meta-training changes; every array has a leading axis of seeds."""
+
+    learner: Learner
+    optimiser: optax.OptState
+    key: Array
+
+
+def scheme(config: MetaTrain) -> Scheme:
+    """What of a treatment is no array."""
+    return Scheme(NETWORKS[config.network], config.plastic, config.gradient, config.inner_rate)
+
+
+def init_learner(config: MetaTrain, key: Array) -> Learner:
+    """Initial parameters: Kaiming everywhere."""
+    blocks = NETWORKS[config.network]
+    keys = jax.random.split(key, 5)
+    size = 9 * config.channels
+    head = [init_dense(keys[0], size, config.hidden)] if config.hidden else []
+    head.append(init_dense(keys[1], config.hidden or size, config.outputs))
+    learner = Learner(init_trunk(keys[2], blocks, config.channels), tuple(head))
+    if not config.neuromodulation:
+        return learner
+    return learner._replace(
+        nm_trunk=init_trunk(keys[3], blocks, config.nm_channels),
+        nm_out=init_dense(keys[4], 9 * config.nm_channels, size),
+    )
+
+
+def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
+    """Meta-train one learner per seed. Members of the batch share nothing but the drawings."""
+    drawings = omniglot.scale(omniglot.load("background", config.side)[: config.classes], config.pixels)
+    adam = optax.adam(config.outer_rate)
+    gradient = _pretraining_gradient if config.objective == "iid" else _meta_training_gradient
+
+    def init(key: Array) -> State:
+        learner = init_learner(config, jax.random.fold_in(key, 0))
+        return State(learner, adam.init(learner), jax.random.fold_in(key, 1))
+
+    def step(drawings: Array, state: State, index: Int32[Array, ""]) -> tuple[State, dict[str, Array]]:
+        learner, slope, metrics = gradient(config, state.learner, drawings, jax.random.fold_in(state.key, index))
+        updates, optimiser = adam.update(slope, state.optimiser)
+        return State(optax.apply_updates(learner, updates), optimiser, state.key), metrics
+
+    state = scan_train(
+        batch_step(eqx.Partial(step, jnp.asarray(drawings[..., None]))),
+        batch_seeds(init, seeds),
+        steps=0 if config.objective == "none" else config.iterations,
+        chunk=CHUNK,
+        recorder=run,
+    )
+    return Outcome(
+        metrics={"parameters": [_count(state.learner) / len(seeds)] * len(seeds)}, parameters=flatten_jax(state.learner)
+    )
+
+
+Gradient = tuple[Learner, Learner, dict[str, Array]]
+
+
+def _meta_training_gradient(config: MetaTrain, learner: Learner, drawings: Array, key: Array) -> Gradient:
+    """Algorithm 1 of the paper: draw a class, reset its row, learn it, and measure on it and on all classes.
+
+    Returns:
+        The learner with the row reset, the meta-gradient, metrics.
+    """
+    keys = jax.random.split(key, 4)
+    classes, count = drawings.shape[:2]
+    label = jax.random.randint(keys[0], (), 0, classes)
+    order = jax.random.permutation(keys[1], count)[: config.inner_steps]
+    remembered = jax.random.choice(keys[2], classes * count, (config.remember,), replace=False)
+    x = jnp.concatenate([drawings[remembered // count, remembered % count], drawings[label, order]])
+    labels = jnp.concatenate([remembered // count, jnp.broadcast_to(label, config.inner_steps)])
+    learner = learner._replace(head=reset_row(learner.head, keys[3], label))
+    return learner, *meta_gradient(learner, scheme(config), x, labels, config.inner_steps)
+
+
+def _pretraining_gradient(config: MetaTrain, learner: Learner, drawings: Array, key: Array) -> Gradient:
+    """Ordinary classification of as many images as a meta-batch has."""
+    classes, count = drawings.shape[:2]
+    size = config.remember + config.inner_steps
+    chosen = jax.random.choice(key, classes * count, (size,), replace=False)
+
+    def scores(learner: Learner, x: Array) -> Array:
+        h = modulated(trunk(learner.trunk, NETWORKS[config.network], x), gates(learner, scheme(config), x))
+        return logits(learner.head, None, h, config.inner_rate)
+
+    x, labels = drawings[chosen // count, chosen % count], chosen // count
+    slope, losses, correct = mean_gradient(scores, learner, x, labels, scheme(config).at_once(size))
+    return learner, slope, {"loss": losses.mean(), "accuracy": correct.mean()}
+
+
+def _count(learner: Learner) -> int:
+    return sum(array.size for array in jax.tree.leaves(learner))

@@ -1,0 +1,163 @@
+"""The networks of ANML and OML as pure functions of their parameters (section 2.2 of the ANML paper).
+
+Images are (N, H, W, 1), representations (N, d) with the channel as the fastest index. Everything here acts on each
+image by itself, the normalisation too, so images may be batched freely.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = [
+    "ANML",
+    "NETWORKS",
+    "OML",
+    "OML84",
+    "Block",
+    "Conv",
+    "Dense",
+    "convolve",
+    "gate",
+    "init_dense",
+    "init_trunk",
+    "trunk",
+]
+
+EPSILON = 1e-5
+"""Added to the variance of the instance norm (official code)."""
+KAIMING = 2.0
+"""Kaiming's variance times fan-in, for ReLU."""
+
+
+class Block(NamedTuple):
+    """The shape of one block of a trunk: convolution 3x3 without padding, norm, ReLU, max-pool 2x2."""
+
+    stride: int = 1
+    norm: bool = True
+    pool: bool = False
+
+
+ANML = (Block(pool=True), Block(pool=True), Block())
+"""Both trunks of ANML: 28 -> 13 -> 5 -> 3 pixels a side."""
+OML = tuple(Block(stride, norm=False) for stride in (1, 1, 1, 2, 1, 2))
+"""OML's trunk as ANML's authors ran it: 28 -> 26 -> 24 -> 22 -> 10 -> 8 -> 3."""
+OML84 = tuple(Block(stride, norm=False) for stride in (2, 1, 2, 1, 2, 2))
+"""The trunk of OML's own repository: 84 -> 41 -> 39 -> 19 -> 17 -> 8 -> 3."""
+NETWORKS = {"anml": ANML, "oml": OML, "oml84": OML84}
+
+
+class Conv(NamedTuple):
+    """Parameters of a block; scale and shift are None without a norm."""
+
+    w: Float[Array, "3 3 cin cout"]
+    b: Float[Array, " cout"]
+    scale: Float[Array, " cout"] | None
+    shift: Float[Array, " cout"] | None
+
+
+class Dense(NamedTuple):
+    """Parameters of a dense layer."""
+
+    w: Float[Array, "out in"]
+    b: Float[Array, " out"]
+
+
+def init_trunk(key: Array, blocks: tuple[Block, ...], channels: int) -> tuple[Conv, ...]:
+    """Kaiming-normal kernels (fan-in), zero biases, norms that change nothing. One input channel.
+
+    The official code repeats the grey value in three equal channels: the sum of three such kernels has the same
+    distribution as one here.
+    """
+    convs, fan = [], 1
+    for block, own in zip(blocks, jax.random.split(key, len(blocks)), strict=True):
+        w = jax.random.normal(own, (3, 3, fan, channels)) * (KAIMING / (9 * fan)) ** 0.5
+        zero, one = jnp.zeros(channels), jnp.ones(channels)
+        convs.append(Conv(w, zero, one if block.norm else None, zero if block.norm else None))
+        fan = channels
+    return tuple(convs)
+
+
+def init_dense(key: Array, fan_in: int, fan_out: int) -> Dense:
+    """Kaiming-normal weights (fan-in), zero biases."""
+    return Dense(jax.random.normal(key, (fan_out, fan_in)) * (KAIMING / fan_in) ** 0.5, jnp.zeros(fan_out))
+
+
+def trunk(convs: tuple[Conv, ...], blocks: tuple[Block, ...], x: Float[Array, "N H W c"]) -> Float[Array, "N d"]:
+    """The representation h(x), flattened."""
+    for index, (conv, block) in enumerate(zip(convs, blocks, strict=True)):
+        if not block.norm:
+            x = convolve(x, conv.w, block.stride) + conv.b
+        elif index == 0:
+            x = normed_convolution(conv, x)
+        else:
+            x = instance_norm(convolve(x, conv.w, block.stride), conv.scale, conv.shift)
+        x = jax.nn.relu(max_pool(x) if block.pool else x)
+    return x.reshape(len(x), -1)
+
+
+def gate(
+    convs: tuple[Conv, ...], out: Dense, blocks: tuple[Block, ...], x: Float[Array, "N H W c"]
+) -> Float[Array, "N d"]:
+    """The neuromodulatory network's gate g(x), each entry in (0, 1)."""
+    return jax.nn.sigmoid(trunk(convs, blocks, x) @ out.w.T + out.b)
+
+
+def convolve(
+    x: Float[Array, "N H W cin"], w: Float[Array, "3 3 cin cout"], stride: int = 1
+) -> Float[Array, "N h w cout"]:
+    """3x3 convolution (cross-correlation) without padding.
+
+    On a CPU as one matrix product with the nine shifted copies of the image: twice as fast as XLA's convolution with
+    its derivatives, and differentiable again at the same speed.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return patches(x, stride) @ w.reshape(-1, w.shape[-1])
+
+
+def patches(x: Float[Array, "N H W c"], stride: int = 1) -> Float[Array, "N h w 9*c"]:
+    """The 3x3 neighbourhood of every output position, row by row."""
+    h, w = ((side - 3) // stride + 1 for side in x.shape[1:3])
+    shifted = [
+        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+        for i in range(3)
+        for j in range(3)
+    ]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def instance_norm(
+    x: Float[Array, "N H W c"], scale: Float[Array, " c"], shift: Float[Array, " c"]
+) -> Float[Array, "N H W c"]:
+    """Each channel of each image with mean 0 and (biased) variance 1 over its positions, then scaled and shifted.
+
+    A bias before it has no effect, so the convolutions leave theirs out.
+    """
+    mean = x.mean((1, 2), keepdims=True)
+    factor = scale * jax.lax.rsqrt(((x - mean) ** 2).mean((1, 2), keepdims=True) + EPSILON)
+    return x * factor + (shift - mean * factor)
+
+
+def normed_convolution(conv: Conv, x: Float[Array, "N H W cin"]) -> Float[Array, "N h w cout"]:
+    """`instance_norm` of the convolution, for few input channels.
+
+    The variance of each output channel is a quadratic form of its kernel with the 9 cin by 9 cin covariance of the
+    image's patches, so every image gets kernels that are normed already, and the large maps are written once.
+    """
+    around = patches(x)
+    n, h, w, d = around.shape
+    centred = (around - around.mean((1, 2), keepdims=True)).reshape(n, h * w, d)
+    covariance = jnp.einsum("npi,npj->nij", centred, centred) / (h * w)
+    kernel = conv.w.reshape(d, -1)
+    variance = jnp.einsum("nij,ic,jc->nc", covariance, kernel, kernel)
+    kernels = kernel * (conv.scale * jax.lax.rsqrt(variance + EPSILON))[:, None]
+    return (centred @ kernels).reshape(n, h, w, -1) + conv.shift
+
+
+def max_pool(x: Float[Array, "N H W c"]) -> Float[Array, "N H//2 W//2 c"]:
+    """The largest of each 2x2 square; an odd last row or column is dropped."""
+    n, h, w, c = x.shape
+    square = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
+    return square.max((2, 4))
