@@ -45,6 +45,7 @@ lint: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/bench_survae.py
+	$(BIN)/python benchmarks/bench_anml.py
 
 gallery: $(READY)
 	$(BIN)/refigure gallery

@@ -20,7 +20,8 @@ from papers.anml.meta_learning import cross_entropy
 __all__ = ["Course", "Sequences", "draw", "learn"]
 
 Scores = Callable[[Any, Array], Array]
-"""(plastic parameters, inputs (N, ...)) -> class scores (N, K)."""
+"""(plastic parameters, inputs (N, ...)) -> class scores (N, K). The same object for every learner, or a pytree of
+arrays such as `eqx.Partial`, or each learner compiles the whole anew."""
 
 
 class Sequences(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ from papers.anml.config import MetaTest, MetaTrain
 from papers.anml.continual import Course, Sequences, draw, learn
 from papers.anml.meta_learning import Learner, Scheme, gates, logits, modulated
 from papers.anml.meta_train import init_learner, scheme
-from papers.anml.networks import init_dense, trunk
+from papers.anml.networks import Conv, Dense, init_dense, trunk
 from papers.anml.omniglot import DRAWINGS, LEARNED
 
 if TYPE_CHECKING:
@@ -164,22 +165,26 @@ def _course(config: MetaTest, learner: Learner, rule: Scheme, x: Array, kinds: d
     labels = jnp.repeat(jnp.arange(len(x) // DRAWINGS), DRAWINGS)
     optimiser: Callable[[Any], optax.GradientTransformation] = {"adam": optax.adam, "sgd": optax.sgd}[config.optimiser]
 
-    def scores(head: Any, h: Array) -> Array:
-        return logits(head, None, h, rule.rate)
-
-    def whole(plastic: Any, x: Array) -> Array:
-        convs, head = plastic
-        return scores(head, modulated(trunk(convs, rule.blocks, x), gates(learner, rule, x)))
-
     if config.plastic == "all":
-        return Course(whole, (learner.trunk, learner.head), x, labels, optimiser)
+        return Course(eqx.Partial(_all_scores, learner, rule), (learner.trunk, learner.head), x, labels, optimiser)
     h = kinds.get("gated", kinds["representation"])
     if config.plastic == "head":
-        return Course(scores, learner.head, h, labels, optimiser)
+        return Course(_head_scores, learner.head, h, labels, optimiser)
     *fixed, output = learner.head
     for layer in fixed:
         h = jax.nn.relu(h @ layer.w.T + layer.b)
-    return Course(scores, (output,), h, labels, optimiser)
+    return Course(_head_scores, (output,), h, labels, optimiser)
+
+
+def _head_scores(head: tuple[Dense, ...], h: Array) -> Array:
+    """Class scores of what the fixed part made of drawings."""
+    return logits(head, None, h, rate=0.0)
+
+
+def _all_scores(fixed: Learner, rule: Scheme, plastic: tuple[tuple[Conv, ...], tuple[Dense, ...]], x: Array) -> Array:
+    """Class scores of drawings, where trunk and dense layers are plastic."""
+    convs, head = plastic
+    return _head_scores(head, modulated(trunk(convs, rule.blocks, x), gates(fixed, rule, x)))
 
 
 def _representations(learner: Learner, rule: Scheme, x: Array) -> dict[str, Array]:
