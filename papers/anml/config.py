@@ -64,8 +64,9 @@ class MetaTrain:
             raise ValueError(f"{self.classes} classes need as many outputs, not {self.outputs}")
         if self.inner_steps > 20:
             raise ValueError(f"inner_steps must be at most 20, the drawings of a class, not {self.inner_steps}")
-        if self.remember > 20 * self.classes:
-            raise ValueError(f"remember must be at most {20 * self.classes}, all drawings, not {self.remember}")
+        others = 20 * self.classes - (self.inner_steps if self.objective == "iid" else 0)
+        if self.remember > others:
+            raise ValueError(f"remember must be at most {others}, as many drawings as there are, not {self.remember}")
         if self.neuromodulation and self.nm_channels < 1:
             raise ValueError(f"nm_channels must be positive, not {self.nm_channels}")
         if self.hidden < 0:
@@ -108,15 +109,14 @@ class MetaTest:
 
     def __post_init__(self) -> None:
         _positive(self, "trajectories", "trials", "neighbours", "pool", "iid_epochs")
+        if self.pool > 659:
+            raise ValueError(f"pool must be at most 659, the evaluation characters, not {self.pool}")
         for name in ("tasks", "iid_tasks"):
             counts = getattr(self, name)
             if list(counts) != sorted(set(counts)) or not counts or counts[0] < 1:
                 raise ValueError(f"{name} must rise from at least 1, not {list(counts)}")
-            if counts[-1] > min(self.pool, 659):
-                raise ValueError(
-                    f"{name}: {counts[-1]} classes, but there are {min(self.pool, 659)} to draw from (pool; the "
-                    "evaluation set has 659)"
-                )
+            if counts[-1] > self.pool:
+                raise ValueError(f"{name}: {counts[-1]} classes, but there are {self.pool} to draw from (pool)")
         if not set(self.iid_tasks) <= set(self.tasks):
             raise ValueError("iid_tasks must be among tasks")
         if not self.rates or min(self.rates) <= 0:

@@ -84,14 +84,16 @@ def learn(
     measured, rates = jnp.asarray(measured), jnp.asarray(rates, course.inputs.dtype)
     state, found = start, []
     for done in range(0, after[-1], unit):
-        state = _advance(course, state, jnp.asarray(sequences[:, done : done + unit]), rates)
+        state = _advance((course, rates), state, jnp.asarray(sequences[:, done : done + unit]))
         if done + unit in after:
             found.append(np.asarray(_measure(course, state[0], measured)))
     return np.stack(found, axis=1)
 
 
 @partial(eqx.filter_jit, donate="all-except-first")
-def _advance(course: Course, state: Any, shown: Int[Array, "M unit"], rates: Float[Array, " M"]) -> Any:
+def _advance(fixed: tuple[Course, Float[Array, " M"]], state: Any, shown: Int[Array, "M unit"]) -> Any:
+    course, rates = fixed
+
     def member(now: tuple[Any, Array, Array]) -> Any:
         state, shown, rate = now
         optimiser = course.optimiser(rate)

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array
 
 from common.config import build
+from common.errors import RefigureError
 from common.loop_jax import batch_seeds
 from common.recorder import Outcome, Recorder
 from common.seeding import jax_key, numpy_rng
@@ -37,12 +38,17 @@ Results = dict[str, np.ndarray]
 def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
     """Meta-test the learners of a meta-training run, one after the other."""
     trained: MetaTrain = build(MetaTrain, dict(parent.identity.config), "the meta-training run")
+    if trained.outputs < config.pool:
+        raise RefigureError(
+            f"the meta-trained network has {trained.outputs} outputs, too few for the {config.pool} characters of "
+            "meta-testing: set outputs of meta_train or pool of meta_test"
+        )
     like = batch_seeds(lambda key: init_learner(trained, key), seeds)
     learners = unflatten_jax(like, parent.parameters)
     images = omniglot.load("evaluation", trained.side)
     x = jnp.asarray(omniglot.scale(images, trained.pixels).reshape(-1, trained.side, trained.side, 1))
 
-    ledger = _Ledger(run, total=len(seeds) * (3 + 2 * len(config.iid_tasks)))
+    ledger = _Ledger(run, total=len(seeds) * (2 + len(config.iid_tasks)))
     members = []
     for index, seed in enumerate(seeds):
         learner = jax.tree.map(lambda array, index=index: array[index], learners)

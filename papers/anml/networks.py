@@ -90,7 +90,7 @@ def trunk(convs: tuple[Conv, ...], blocks: tuple[Block, ...], x: Float[Array, "N
         if not block.norm:
             x = convolve(x, conv.w, block.stride) + conv.b
         elif index == 0:
-            x = normed_convolution(conv, x)
+            x = normed_convolution(conv, x, block.stride)
         else:
             x = instance_norm(convolve(x, conv.w, block.stride), conv.scale, conv.shift)
         x = jax.nn.relu(max_pool(x) if block.pool else x)
@@ -140,13 +140,13 @@ def instance_norm(
     return x * factor + (shift - mean * factor)
 
 
-def normed_convolution(conv: Conv, x: Float[Array, "N H W cin"]) -> Float[Array, "N h w cout"]:
+def normed_convolution(conv: Conv, x: Float[Array, "N H W cin"], stride: int = 1) -> Float[Array, "N h w cout"]:
     """`instance_norm` of the convolution, for few input channels.
 
     The variance of each output channel is a quadratic form of its kernel with the 9 cin by 9 cin covariance of the
     image's patches, so every image gets kernels that are normed already, and the large maps are written once.
     """
-    around = patches(x)
+    around = patches(x, stride)
     n, h, w, d = around.shape
     centred = (around - around.mean((1, 2), keepdims=True)).reshape(n, h * w, d)
     covariance = jnp.einsum("npi,npj->nij", centred, centred) / (h * w)
@@ -157,7 +157,16 @@ def normed_convolution(conv: Conv, x: Float[Array, "N H W cin"]) -> Float[Array,
 
 
 def max_pool(x: Float[Array, "N H W c"]) -> Float[Array, "N H//2 W//2 c"]:
-    """The largest of each 2x2 square; an odd last row or column is dropped."""
+    """The largest of each 2x2 square, of equals the first; an odd last row or column is dropped.
+
+    By selections, of which the reverse pass always takes exactly one. `max` seeks its own result among its inputs
+    there, and finds nothing where the compiler rounded the two differently.
+    """
     n, h, w, c = x.shape
-    square = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
-    return square.max((2, 4))
+    squares = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2 * c)
+    columns = _larger(squares[:, :, 0], squares[:, :, 1])
+    return _larger(columns[..., :c], columns[..., c:])
+
+
+def _larger(one: Array, other: Array) -> Array:
+    return jnp.where(one >= other, one, other)

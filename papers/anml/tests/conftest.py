@@ -1,0 +1,132 @@
+"""What the tests share: double precision, quick compilation, small learners, a slow and plain inner loop."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from papers.anml.meta_learning import Dense, Learner, Scheme, cross_entropy, gates, logits, modulated
+from papers.anml.networks import Block, Conv, trunk
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision within one test, without touching the others."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="package")
+def compile_quickly() -> Iterator[None]:
+    """These tests compile much and compute little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+class Memory:
+    """A recorder in memory that may stop a run after some steps."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.lines: list[tuple[int, dict]] = []
+        self.kept: tuple[int, dict] | None = None
+        self.stop_at = stop_at
+        self.shown: list[tuple[int, int]] = []
+
+    def log(self, step, metrics):
+        self.lines.append((step, dict(metrics)))
+
+    def save(self, step, state):
+        self.kept = (step, {name: np.array(array) for name, array in state.items()})
+
+    def restore(self):
+        return self.kept
+
+    def progress(self, step, total):
+        self.shown.append((step, total))
+        if self.stop_at is not None and step >= self.stop_at:
+            raise KeyboardInterrupt
+
+    def due(self):
+        return True
+
+
+NORMED = (Block(pool=True),)
+"""A small trunk like ANML's: 8 -> 3 pixels a side."""
+PLAIN = (Block(2, norm=False), Block(norm=False))
+"""A small trunk like OML's: 12 -> 5 -> 3 pixels a side."""
+SHORT = (Block(3, norm=False), Block(pool=True))
+"""A small trunk for drawings: 28 -> 9 -> 3 pixels a side."""
+LEAST = (Block(9, norm=False),)
+"""The smallest: 28 -> 3 pixels a side."""
+
+
+def some_learner(
+    blocks: Sequence[Block] = NORMED, channels: int = 4, nm: int = 2, hidden: Sequence[int] = (), outputs: int = 7,
+    cin: int = 1,
+) -> Learner:  # fmt: skip
+    """Arbitrary parameters, none at a zero or an identity; `nm=0`: no neuromodulatory network."""
+    rng = np.random.default_rng(5)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape))
+
+    def convs(width: int) -> tuple[Conv, ...]:
+        made = []
+        for index, block in enumerate(blocks):
+            fan = width if index else cin
+            scale, shift = (1 + 0.2 * normal(width), 0.2 * normal(width)) if block.norm else (None, None)
+            made.append(Conv(normal(3, 3, fan, width) * (2 / (9 * fan)) ** 0.5, 0.1 * normal(width), scale, shift))
+        return tuple(made)
+
+    def dense(fan_in: int, fan_out: int) -> Dense:
+        return Dense(normal(fan_out, fan_in) * (2 / fan_in) ** 0.5, 0.1 * normal(fan_out))
+
+    sizes = [9 * channels, *hidden, outputs]
+    head = tuple(dense(*pair) for pair in itertools.pairwise(sizes))
+    learner = Learner(convs(channels), head)
+    return learner._replace(nm_trunk=convs(nm), nm_out=dense(9 * nm, 9 * channels)) if nm else learner
+
+
+def some_batch(side: int, remember: int = 5, steps: int = 3, outputs: int = 7) -> tuple[jax.Array, jax.Array]:
+    """Random images and labels; the last `steps` are of one class."""
+    rng = np.random.default_rng(7)
+    labels = np.append(rng.integers(0, outputs, remember), np.full(steps, 2))
+    return jnp.asarray(rng.random((remember + steps, side, side, 1))), jnp.asarray(labels)
+
+
+@partial(jax.jit, static_argnums=1)
+def scores(learner: Learner, scheme: Scheme, x: jax.Array) -> jax.Array:
+    """Class scores without any inner loop."""
+    h = modulated(trunk(learner.trunk, scheme.blocks, x), gates(learner, scheme, x))
+    return logits(learner.head, None, h, 0.0)
+
+
+def plain_meta_loss(learner: Learner, scheme: Scheme, x: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
+    """The meta-loss by its definition: whole parameters, ordinary gradient steps, no traces and no probes."""
+
+    def loss(plastic, fixed, x, labels):
+        merged = fixed._replace(**plastic)
+        return cross_entropy(scores(merged, scheme._replace(rate=0.0), x), labels).mean()
+
+    names = ["head", "trunk"] if scheme.plastic == "all" else ["head"]
+
+    def step(plastic, image):
+        slope = jax.grad(loss)(plastic, learner, image[None], labels[-1:])
+        return jax.tree.map(lambda parameter, slope: parameter - scheme.rate * slope, plastic, slope), None
+
+    plastic, _ = jax.lax.scan(step, {name: getattr(learner, name) for name in names}, x[-steps:])
+    return loss(plastic, learner, x, labels)
+
+
+def agree(ours: object, golden: object, tolerance: float = 1e-9) -> None:
+    """Trees of the same structure and shapes, equal up to an absolute tolerance."""
+    assert jax.tree.structure(ours) == jax.tree.structure(golden)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(golden), strict=True):
+        assert np.shape(one) == np.shape(other)
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=0, atol=tolerance)

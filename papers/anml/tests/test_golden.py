@@ -1,0 +1,212 @@
+"""Our functions against arrays of the official code, ``$REFIGURE_GOLDEN/anml/<family>*.npz``.
+
+Widths, classes, steps, rates and image sizes are read off the arrays, so that any file of a family will do.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from papers.anml import omniglot
+from papers.anml.continual import Course, _advance, learn
+from papers.anml.meta_learning import (
+    Dense,
+    Learner,
+    Scheme,
+    adapt,
+    cross_entropy,
+    fast_layer,
+    gates,
+    logits,
+    meta_gradient,
+    modulated,
+    probes,
+)
+from papers.anml.networks import ANML, OML, Conv, trunk
+from papers.anml.tests.conftest import agree
+
+Arrays = dict[str, np.ndarray]
+CHECKS: dict[str, Callable[[Arrays], None]] = {}
+
+
+def family(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
+    """Registers the check of the family that it is named after."""
+    CHECKS[check.__name__] = check
+    return check
+
+
+def golden_files() -> list:
+    """One parameter per file, or a skipped one per family without a file."""
+    root = os.environ.get("REFIGURE_GOLDEN")
+    parameters = []
+    for name in CHECKS:
+        files = sorted(Path(root, "anml").glob(f"{name}*.npz")) if root else []
+        parameters += [pytest.param(name, file, id=file.stem) for file in files]
+        if not files:
+            lacking = f"no file {root}/anml/{name}*.npz" if root else f"REFIGURE_GOLDEN is not set ({name})"
+            parameters.append(pytest.param(name, None, id=name, marks=pytest.mark.skip(reason=lacking)))
+    return parameters
+
+
+# --- parameters of the official code, into ours --------------------------------------------------------------
+
+
+def channel_last(size: int, channels: int) -> np.ndarray:
+    """Where our flattened unit, its channel the fastest index, stands in theirs, its channel the slowest."""
+    return np.arange(size).reshape(channels, -1).T.reshape(-1)
+
+
+def convs(a: Arrays, prefix: str) -> tuple[Conv, ...]:
+    """All convolutions under a prefix with their norms, [out, in, 3, 3] to [3, 3, in, out]."""
+    found = []
+    while f"{prefix}.conv{len(found) + 1}.w" in a:
+        number = len(found) + 1
+        norm = [a.get(f"{prefix}.norm{number}.{part}") for part in ("scale", "shift")]
+        w = a[f"{prefix}.conv{number}.w"].transpose(2, 3, 1, 0)
+        found.append(
+            Conv(
+                *(None if value is None else jnp.asarray(value) for value in (w, a[f"{prefix}.conv{number}.b"], *norm))
+            )
+        )
+    return tuple(found)
+
+
+def dense(a: Arrays, name: str, rows: int = 0, columns: int = 0) -> Dense:
+    """A dense layer; `rows` and `columns`: the channels of a representation that it gives or takes."""
+    w, b = a[f"{name}.w"], a[f"{name}.b"]
+    if columns:
+        w = w[:, channel_last(w.shape[1], columns)]
+    if rows:
+        order = channel_last(len(w), rows)
+        w, b = w[order], b[order]
+    return Dense(jnp.asarray(w), jnp.asarray(b))
+
+
+def learner(a: Arrays, prefix: str, channels: int) -> Learner:
+    """The learner whose arrays' names begin so; what the file leaves out (of fast parameters) is None or empty."""
+    a = {name.removeprefix(prefix): array for name, array in a.items() if name.startswith(prefix)}
+    if "pln.fc1.w" in a:  # OML
+        return Learner(convs(a, "rln"), (dense(a, "pln.fc1", columns=channels), dense(a, "pln.fc2")))
+    ours = Learner(convs(a, "pln"), (dense(a, "pln.fc", columns=channels),))
+    if "nm.fc.w" not in a:
+        return ours
+    nm = convs(a, "nm")
+    return ours._replace(nm_trunk=nm, nm_out=dense(a, "nm.fc", rows=channels, columns=nm[-1].w.shape[-1]))
+
+
+def images(x: np.ndarray) -> jax.Array:
+    """[N, C, H, W] to ours, in double precision."""
+    return jnp.asarray(x.transpose(0, 2, 3, 1), jnp.float64)
+
+
+# --- one check per family ------------------------------------------------------------------------------------
+
+
+def agree_meta(a: Arrays, scheme: Scheme) -> None:
+    """The forward pass, the inner loop, the meta-loss, both meta-gradients and a step of Adam."""
+    first = "param__pln.conv1.w" if scheme.plastic == "all" else "param__rln.conv1.w"
+    channels = len(a[first])
+    initial = learner(a, "param__", channels)
+    scheme = scheme._replace(rate=float(a["inner_lr"]))
+    x, labels, seen = images(a["x_meta"]), jnp.asarray(a["y_meta"]), images(a["x_traj"])
+    steps = len(seen)
+    [label] = set(a["y_traj"].tolist())
+    np.testing.assert_array_equal(a["x_meta"][-steps:], a["x_traj"])
+
+    @jax.jit
+    def everything(initial: Learner) -> tuple:
+        g = gates(initial, scheme, x)
+        found = logits(initial.head, None, modulated(trunk(initial.trunk, scheme.blocks, x), g), scheme.rate)
+        source = seen if scheme.plastic == "all" else trunk(initial.trunk, scheme.blocks, seen)
+        zeros = probes(initial.head, steps)
+        convs, traces = adapt(initial, scheme, source, gates(initial, scheme, seen), jnp.asarray(label), zeros)
+        pairs = zip(initial.head, traces, strict=True)
+        fast = Learner(convs or (), tuple(fast_layer(layer, trace, scheme.rate) for layer, trace in pairs))
+        orders = (scheme._replace(gradient=order) for order in ("first", "second"))
+        return g, found, fast, *(meta_gradient(initial, order, x, labels, steps) for order in orders)
+
+    g, found, fast, *both = everything(initial)
+    if g is not None:
+        agree(g, a["gate"][:, channel_last(g.shape[1], channels)])
+    agree(found, a["logits"])
+    agree(cross_entropy(found, labels).mean(), a["loss"])
+    agree(fast, learner(a, "fast__", channels))
+    for order, (gradient, metrics) in zip(("first", "second"), both, strict=True):
+        agree(metrics["loss"], a["meta_loss"])
+        agree(gradient, learner(a, f"meta_grad_{order}__", channels))
+
+    adam, after = optax.adam(float(a["outer_lr"])), learner(a, "adam1__", channels)
+    golden = learner(a, "meta_grad_second__", channels)
+    ours, theirs = (optax.apply_updates(initial, adam.update(g, adam.init(initial))[0]) for g in (gradient, golden))
+    agree(theirs, after)
+    agree(without_noise(ours), without_noise(after))
+
+
+def without_noise(learner: Learner) -> Learner:
+    """Less the biases before a norm: their gradient is zero, and Adam divides the rounding of it by 1e-8."""
+
+    def strip(convs: tuple[Conv, ...] | None) -> tuple[Conv, ...] | None:
+        return convs and tuple(conv if conv.scale is None else conv._replace(b=None) for conv in convs)
+
+    return learner._replace(trunk=strip(learner.trunk), nm_trunk=strip(learner.nm_trunk))
+
+
+@family
+def anml_small(a: Arrays) -> None:
+    agree_meta(a, Scheme(ANML, "all"))
+
+
+@family
+def oml_small(a: Arrays) -> None:
+    agree_meta(a, Scheme(OML, "head"))
+
+
+@family
+def meta_test_head(a: Arrays) -> None:
+    """Every step's loss, the layer after all of them, and the accuracy that `learn` measures."""
+    n, rate = len(a["labels"]), float(a["lr"])
+    inputs, labels = jnp.asarray(a["features"]), jnp.asarray(a["labels"])
+    start = (Dense(jnp.asarray(a["w0"]), jnp.asarray(a["b0"])),)
+    course = Course(lambda head, h: logits(head, None, h, 0.0), start, inputs, labels, optax.adam)
+    order = np.arange(n)[None]
+
+    def fresh() -> tuple:
+        return jax.tree.map(lambda array: jnp.array(array)[None], (start, optax.adam(rate).init(start)))
+
+    state, losses = fresh(), []
+    for step in range(n):
+        head = jax.tree.map(lambda array: array[0], state[0])
+        losses.append(cross_entropy(course.scores(head, inputs[step][None]), labels[step][None])[0])
+        state = _advance((course, jnp.array([rate])), state, jnp.asarray(order[:, step : step + 1]))
+    agree(jnp.stack(losses), a["losses"])
+    at_once = _advance((course, jnp.array([rate])), fresh(), jnp.asarray(order))
+    for head, _ in (state, at_once):
+        agree((head[0].w[0], head[0].b[0]), (a["w"], a["b"]))
+    assert learn(course, order, np.array([rate]), order, [n]).mean() == pytest.approx(float(a["train_accuracy"]))
+
+
+@family
+def preprocess(a: Arrays) -> None:
+    """Within a grey level, and exact in the grey levels that the official code got."""
+    side = a["raw105"].shape[1]
+    ink = 1 - np.unpackbits(a["raw105"], axis=-1, count=side)
+    small = omniglot.resize(ink, a["resized28"].shape[-1])
+    assert small.shape == a["resized28"].shape
+    assert np.abs(small.astype(int) - a["resized28"]).max() <= 1
+    agree(omniglot.scale(a["resized28"], "published"), a["normalised"], 1e-7)
+    level = np.ptp(omniglot.scale(np.array([0, 1], np.uint8), "published"))
+    agree(omniglot.scale(small, "published"), a["normalised"], level + 1e-7)
+
+
+@pytest.mark.golden
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("name", "file"), golden_files())
+def test_golden(name: str, file: Path) -> None:
+    with np.load(file) as arrays:
+        CHECKS[name](dict(arrays))

@@ -1,0 +1,326 @@
+"""The meta-gradient against theory: finite differences, its limits, symmetries, closed gates."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from papers.anml.meta_learning import (
+    Dense,
+    Learner,
+    Scheme,
+    Trace,
+    adapt,
+    cross_entropy,
+    fast_layer,
+    gates,
+    logits,
+    mean_gradient,
+    meta_gradient,
+    modulated,
+    probes,
+    reset_row,
+)
+from papers.anml.networks import trunk
+from papers.anml.tests.conftest import NORMED, PLAIN, agree, plain_meta_loss, scores, some_batch, some_learner
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+STEPS, RATE = 3, 0.1
+KINDS = {
+    "anml": (Scheme(NORMED, "all"), {"blocks": NORMED}),
+    "oml": (Scheme(PLAIN, "head"), {"blocks": PLAIN, "nm": 0, "hidden": (6,)}),
+    "linear": (Scheme(PLAIN, "head"), {"blocks": PLAIN, "nm": 0}),
+    "whole": (Scheme(PLAIN, "all"), {"blocks": PLAIN, "nm": 0, "hidden": (6,)}),
+}
+"""ANML; OML with two dense layers and with one; everything plastic, two dense layers, no gate."""
+
+
+def setting(kind: str) -> tuple[Scheme, Learner, jax.Array, jax.Array]:
+    scheme, shape = KINDS[kind]
+    return scheme, some_learner(**shape), *some_batch(8 if scheme.blocks is NORMED else 12, steps=STEPS)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _meta(scheme, steps, learner, x, labels, rate):
+    return meta_gradient(learner, scheme._replace(rate=rate), x, labels, steps)
+
+
+def meta(scheme, learner, x, labels, rate=RATE, *, gradient="second", steps=STEPS):
+    """Compiled once for each kind of scheme; the rate may vary."""
+    return _meta(scheme._replace(gradient=gradient, rate=0.0), steps, learner, x, labels, rate)
+
+
+@partial(jax.jit, static_argnums=(0,))
+def _inner(scheme, learner, x, label, rate):
+    scheme = scheme._replace(rate=rate)
+    source = trunk(learner.trunk, scheme.blocks, x) if scheme.plastic == "head" else x
+    fast = adapt(learner, scheme, source, gates(learner, scheme, x), label, probes(learner.head, len(x)))
+    return *fast, tuple(fast_layer(*pair, rate) for pair in zip(learner.head, fast[1], strict=True))
+
+
+def inner(scheme, learner, x, label, rate=RATE):
+    """The trunk after the inner loop, the traces, the dense layers multiplied out."""
+    return _inner(scheme._replace(rate=0.0), learner, x, label, rate)
+
+
+def size(tree) -> float:
+    return float(jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(tree))))
+
+
+def difference(a, b):
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+# --- without learning ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rate_zero_changes_nothing(kind):
+    scheme, learner, x, labels = setting(kind)
+    convs, _, head = inner(scheme, learner, x[-STEPS:], labels[-1], 0.0)
+    agree(head, learner.head, 0)
+    if scheme.plastic == "all":
+        agree(convs, learner.trunk, 0)
+    else:
+        assert convs is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gradient", ["second", "first"])
+def test_rate_zero_gives_the_ordinary_gradient(kind, gradient):
+    """So both orders agree there."""
+    scheme, learner, x, labels = setting(kind)
+    expected = jax.jit(jax.grad(lambda learner: cross_entropy(scores(learner, scheme, x), labels).mean()))(learner)
+    found, _ = meta(scheme, learner, x, labels, 0.0, gradient=gradient)
+    agree(found, expected, 1e-12)
+
+
+# --- with it -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_order_gradient_equals_finite_differences(kind):
+    scheme, learner, x, labels = setting(kind)
+    gradient, metrics = meta(scheme, learner, x, labels)
+    first, _ = meta(scheme, learner, x, labels, gradient="first")
+    rng = np.random.default_rng(3)
+    parts = [name for name in Learner._fields if getattr(learner, name) is not None]
+    directions = []
+    for chosen in (parts, *([part] for part in parts)):
+        random = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), learner)
+        still = jax.tree.map(jnp.zeros_like, learner)
+        directions.append(still._replace(**{name: getattr(random, name) for name in chosen}))
+    width = 1e-6
+    moved = [
+        jax.tree.map(lambda a, b, sign=sign: a + sign * width * b, learner, direction)
+        for direction in directions
+        for sign in (0, 1, -1)
+    ]
+
+    @jax.jit
+    def losses(learners):
+        return jax.vmap(lambda learner: plain_meta_loss(learner, scheme._replace(rate=RATE), x, labels, STEPS))(
+            learners
+        )
+
+    found = losses(jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)).reshape(-1, 3)
+    agree(found[:, 0], jnp.full(len(found), metrics["loss"]), 1e-12)
+    slopes = (found[:, 1] - found[:, 2]) / (2 * width)
+
+    def along(gradient):
+        products = [jax.tree.map(lambda a, b: (a * b).sum(), gradient, direction) for direction in directions]
+        return np.array([float(sum(jax.tree.leaves(product))) for product in products])
+
+    np.testing.assert_allclose(along(gradient), slopes, rtol=1e-6, atol=1e-8)
+    assert (np.abs(along(first) / slopes - 1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_order_gradient_differs_by_a_multiple_of_a_small_rate(kind):
+    scheme, learner, x, labels = setting(kind)
+    apart, sizes = [], []
+    for rate in (1e-4, 2e-4, RATE):
+        both = [meta(scheme, learner, x, labels, rate, gradient=order)[0] for order in ("second", "first")]
+        apart.append(size(difference(*both)))
+        sizes.append(size(both[0]))
+    assert apart[1] / apart[0] == pytest.approx(2, rel=0.02)
+    assert apart[0] < 0.01 * sizes[0]
+    assert apart[2] > 0.01 * sizes[2]
+
+
+def test_metrics_are_of_the_two_parts_of_the_batch():
+    scheme, learner, x, labels = setting("anml")
+    _, metrics = meta(scheme, learner, x, labels)
+    convs, _, head = inner(scheme, learner, x[-STEPS:], labels[-1])
+    found = scores(learner._replace(trunk=convs, head=head), scheme, x)
+    losses, right = cross_entropy(found, labels), (found.argmax(1) == labels).astype(found.dtype)
+    expected = {
+        "loss": losses.mean(),
+        "remember_loss": losses[:-STEPS].mean(),
+        "learned_loss": losses[-STEPS:].mean(),
+        "remember_accuracy": right[:-STEPS].mean(),
+        "learned_accuracy": right[-STEPS:].mean(),
+    }
+    agree(metrics, expected, 1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_traces_stand_for_the_layers(kind):
+    """Scores by the steps kept as pairs, and by the matrices that they make."""
+    scheme, learner, x, labels = setting(kind)
+    _, traces, head = inner(scheme, learner, x[-STEPS:], labels[-1])
+    h = jnp.asarray(np.random.default_rng(1).standard_normal((4, learner.head[0].w.shape[1])))
+    agree(logits(learner.head, traces, h, RATE), logits(head, None, h, RATE), 1e-11)
+
+
+def test_a_step_of_the_last_layer_by_hand():
+    """One image: the output weights move by the outer product of softmax minus target with the gated input."""
+    scheme, learner, x, labels = setting("anml")
+    _, _, head = inner(scheme, learner, x[-1:], labels[-1])
+    g, h = jax.jit(lambda x: (gates(learner, scheme, x), trunk(learner.trunk, scheme.blocks, x)))(x[-1:])
+    error = jax.nn.softmax(scores(learner, scheme, x[-1:]))[0] - jnp.eye(7)[labels[-1]]
+    agree(head[0].w, learner.head[0].w - RATE * jnp.outer(error, (g * h)[0]), 1e-12)
+    agree(head[0].b, learner.head[0].b - RATE * error, 1e-12)
+
+
+# --- gates ---------------------------------------------------------------------------------------------------
+
+
+def set_gates(learner: Learner, logit: np.ndarray) -> Learner:
+    """A neuromodulatory network that ignores its input."""
+    out = learner.nm_out
+    return learner._replace(nm_out=Dense(jnp.zeros_like(out.w), jnp.asarray(logit)))
+
+
+def test_gates_of_one_are_the_plain_network():
+    scheme, learner, x, labels = setting("anml")
+    open_ = set_gates(learner, np.full(36, 50.0))
+    np.testing.assert_array_equal(jax.jit(lambda x: gates(open_, scheme, x))(x), 1)
+    plain = learner._replace(nm_trunk=None, nm_out=None)
+    agree(scores(open_, scheme, x), scores(plain, scheme, x), 0)
+    found, metrics = meta(scheme, open_, x, labels)
+    expected, plain_metrics = meta(scheme, plain, x, labels)
+    agree((found.trunk, found.head), (expected.trunk, expected.head), 1e-12)
+    agree(metrics, plain_metrics, 1e-12)
+
+
+def test_a_closed_gate_stops_learning_on_both_sides():
+    """Its unit's output weights stay, and what only that unit hears gets no gradient."""
+    scheme, learner, x, labels = setting("anml")
+    channel = 1  # all units of one channel of the last convolution, and one more unit
+    shut = np.arange(36) % 4 == channel
+    shut[2] = True
+    closed = set_gates(learner, np.where(shut, -800.0, np.linspace(-1, 1, 36)))
+    np.testing.assert_array_equal(jax.jit(lambda x: gates(closed, scheme, x))(x)[:, shut], 0)
+    convs, traces, head = inner(scheme, closed, x[-STEPS:], labels[-1])
+    np.testing.assert_array_equal(head[0].w[:, shut], closed.head[0].w[:, shut])
+    np.testing.assert_array_equal(traces[0].inputs[:, shut], 0)
+    moved = np.abs(np.asarray(head[0].w - closed.head[0].w)).max(0)
+    heard = np.asarray(traces[0].inputs).max(0) > 0
+    assert heard.sum() > 10
+    assert (moved[heard] > 0).all()
+    for old, new in zip(closed.trunk[-1], convs[-1], strict=True):
+        np.testing.assert_array_equal(new[..., channel], old[..., channel])
+    assert size(difference(convs[-1].w[..., 0], closed.trunk[-1].w[..., 0])) > 0
+    gradient, _ = meta(scheme, closed, x, labels)
+    for slope in gradient.trunk[-1]:
+        np.testing.assert_array_equal(slope[..., channel], 0)
+    np.testing.assert_array_equal(gradient.head[0].w[:, shut], 0)
+    np.testing.assert_array_equal(gradient.nm_out.w[shut], 0)
+
+
+def test_no_gates_without_a_neuromodulatory_network():
+    scheme, learner, x, _ = setting("linear")
+    assert gates(learner, scheme, x) is None
+    h = jnp.ones((2, 3))
+    assert modulated(h, None) is h
+
+
+# --- symmetries ----------------------------------------------------------------------------------------------
+
+
+def permuted(head: tuple[Dense, ...], order: np.ndarray) -> tuple[Dense, ...]:
+    return (*head[:-1], Dense(head[-1].w[order], head[-1].b[order]))
+
+
+@pytest.mark.parametrize("kind", ["anml", "oml"])
+@pytest.mark.parametrize("gradient", ["second", "first"])
+def test_permuting_classes_permutes_outputs(kind, gradient):
+    scheme, learner, x, labels = setting(kind)
+    order = np.random.default_rng(4).permutation(7)
+    renamed = jnp.asarray(order.argsort())[labels]  # class order[i] is now called i
+    other = learner._replace(head=permuted(learner.head, order))
+    agree(scores(other, scheme, x), scores(learner, scheme, x)[:, order], 1e-12)
+    found, found_metrics = meta(scheme, other, x, renamed, gradient=gradient)
+    expected, metrics = meta(scheme, learner, x, labels, gradient=gradient)
+    agree(found, expected._replace(head=permuted(expected.head, order)), 1e-12)
+    agree(found_metrics, metrics, 1e-12)
+    *_, head = inner(scheme, other, x[-STEPS:], renamed[-1])
+    *_, expected_head = inner(scheme, learner, x[-STEPS:], labels[-1])
+    agree(head, permuted(expected_head, order), 1e-12)
+
+
+def test_order_of_the_remembered_images_is_nothing():
+    scheme, learner, x, labels = setting("anml")
+    order = np.array([3, 0, 4, 2, 1, 5, 6, 7])
+    agree(meta(scheme, learner, x[order], labels[order])[0], meta(scheme, learner, x, labels)[0], 1e-12)
+
+
+# --- parts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "at_once"), [(1, 1), (12, 12), (12, 4), (13, 1), (30, 10)])
+def test_mean_gradient_in_parts_is_that_of_the_whole(n, at_once):
+    rng = np.random.default_rng(n)
+    layer = Dense(jnp.asarray(rng.standard_normal((4, 6))), jnp.asarray(rng.standard_normal(4)))
+    x, labels = jnp.asarray(rng.standard_normal((n, 2, 3))), jnp.asarray(rng.integers(0, 4, n))
+
+    def found(layer, x):
+        return jnp.tanh(x.reshape(len(x), -1)) @ layer.w.T + layer.b
+
+    expected = jax.grad(lambda layer: cross_entropy(found(layer, x), labels).mean())(layer)
+    gradient, losses, correct = mean_gradient(found, layer, x, labels, at_once)
+    agree(gradient, expected, 1e-12)
+    agree(losses, cross_entropy(found(layer, x), labels), 1e-12)
+    np.testing.assert_array_equal(correct, found(layer, x).argmax(1) == labels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 2, 13, 84, 85])
+def test_parts_are_of_the_same_size(kind, count, monkeypatch):
+    scheme = KINDS[kind][0]
+    assert count % scheme.at_once(count) == 0
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert scheme.at_once(count) == count
+
+
+def test_cross_entropy():
+    found = jnp.array([[1.0, 2.0, 3.0], [1e4, 0.0, -1e4]])
+    expected = [np.log(np.exp([1, 2, 3]).sum()) - 2, 1e4]
+    agree(cross_entropy(found, jnp.array([1, 1])), jnp.array(expected), 1e-12)
+    agree(cross_entropy(jnp.zeros((1, 7)), jnp.array([3])), jnp.log(jnp.array([7.0])), 1e-12)
+
+
+def test_fast_layer_by_hand():
+    layer = Dense(jnp.ones((2, 3)), jnp.zeros(2))
+    trace = Trace(jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]))
+    found = fast_layer(layer, trace, 0.5)
+    agree(found, Dense(jnp.array([[0.5, 0.0, -0.5], [1.0, 0.0, 1.0]]), jnp.array([-0.5, -1.0])), 1e-15)
+
+
+def test_reset_row():
+    learner = some_learner(channels=300, nm=0, hidden=(2000,))
+    found = reset_row(learner.head, jax.random.key(0), jnp.asarray(3))
+    agree(found[0], learner.head[0], 0)
+    np.testing.assert_array_equal(found[1].b, learner.head[1].b)
+    others = np.arange(7) != 3
+    np.testing.assert_array_equal(found[1].w[others], learner.head[1].w[others])
+    row = np.asarray(found[1].w[3])
+    assert row.std() == pytest.approx((2 / 2000) ** 0.5, rel=0.08)
+    assert abs(row.mean()) < 5 * (2 / 2000 / 2000) ** 0.5
+    assert (row != np.asarray(learner.head[1].w[3])).all()
+    again = reset_row(learner.head, jax.random.key(1), jnp.asarray(3))
+    assert (np.asarray(again[1].w[3]) != row).all()
