@@ -38,7 +38,8 @@ class MetaTrain:
     side: int = 28
     """Pixels a side."""
     pixels: Literal["unit", "published"] = "unit"
-    """Grey levels in [0, 1] (the authors' later code), or as the published code scales them."""
+    """Grey levels in [0, 1], one channel (the authors' later code); or as the published code scales them, in three
+    equal channels."""
     classes: int = 963
     """Background characters in use (official code)."""
     iterations: int = 20_000
@@ -80,7 +81,7 @@ class MetaTrain:
 
 @dataclass(frozen=True)
 class MetaTest:
-    """Learning evaluation characters one after the other, by the dense layers alone."""
+    """Learning evaluation characters one after the other."""
 
     plastic: Literal["output", "head", "all"] = "output"
     """What learns: the output layer (ANML, OML-OLFT), all dense layers (OML, pre-training), everything (scratch)."""
@@ -119,5 +120,7 @@ class MetaTest:
                 raise ValueError(f"{name}: {counts[-1]} classes, but there are {self.pool} to draw from (pool)")
         if not set(self.iid_tasks) <= set(self.tasks):
             raise ValueError("iid_tasks must be among tasks")
-        if not self.rates or min(self.rates) <= 0:
-            raise ValueError(f"rates must be positive, not {list(self.rates)}")
+        if self.neighbours > 659 * 15:
+            raise ValueError(f"neighbours must be at most {659 * 15}, all drawings learned, not {self.neighbours}")
+        if not self.rates or not all(0 < rate < float("inf") for rate in self.rates):
+            raise ValueError(f"rates must be positive and finite, not {list(self.rates)}")

@@ -1,7 +1,7 @@
 """Learning many classes one image at a time, in sequence or shuffled (section 3.3): the head learns, the rest is fixed.
 
 A member is one learner with one sequence and one rate. On a CPU members run one after the other, so that the weights
-of each stay in the cache while it learns; elsewhere all at once.
+of each stay in the cache while it learns; elsewhere as many at once as the course says.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,6 +65,8 @@ class Course(NamedTuple):
     """Its class."""
     optimiser: Callable[[Any], optax.GradientTransformation]
     """Of a rate."""
+    together: int | None = None
+    """How many members learn at once, not on a CPU; all if None."""
 
 
 def learn(
@@ -110,7 +112,7 @@ def _advance(fixed: tuple[Course, Float[Array, " M"]], state: Any, shown: Int[Ar
 
         return jax.lax.scan(step, state, shown)[0]
 
-    return _each(member, (state, shown, rates))
+    return _each(member, (state, shown, rates), course.together)
 
 
 @eqx.filter_jit
@@ -122,8 +124,10 @@ def _measure(course: Course, parameters: Any, measured: Int[Array, "M q"]) -> Bo
         )
         return scores == course.labels[measured]
 
-    return _each(member, (parameters, measured))
+    return _each(member, (parameters, measured), course.together)
 
 
-def _each(member: Callable[[Any], Any], members: Any) -> Any:
-    return jax.lax.map(member, members) if jax.default_backend() == "cpu" else jax.vmap(member)(members)
+def _each(member: Callable[[Any], Any], members: Any, together: int | None) -> Any:
+    if jax.default_backend() != "cpu" and together is None:
+        return jax.vmap(member)(members)
+    return jax.lax.map(member, members, batch_size=None if jax.default_backend() == "cpu" else together)

@@ -25,7 +25,7 @@ __all__ = ["accuracy", "activations", "meta_training", "oracles", "order", "read
 
 MAIN = {
     "anml": ("ANML", PALETTE[0]),
-    "anml_first_order": ("ANML, first order (published code)", PALETTE[9]),
+    "anml_first_order": ("ANML, first order", PALETTE[9]),
     "oml_linear": ("OML corrected: one linear layer, second order", PALETTE[2]),
     "oml": ("OML as run by ANML's authors", PALETTE[3]),
     "oml_olft": ("OML-OLFT", PALETTE[1]),
@@ -35,7 +35,7 @@ MAIN = {
 READINGS = {
     "anml_kept_head": ("ANML, output layer kept", "#332288"),
     "anml_sgd": ("ANML, plain gradient descent", "#882255"),
-    "anml_20_epochs": ("ANML, oracle of 20 epochs", "#aa4499"),
+    "anml_20_epochs": ("ANML as its code runs, oracle of 20 epochs", "#aa4499"),
     "anml_published": ("ANML as its code runs", "#999933"),
     "oml84_linear": ("OML's own trunk, one linear layer, second order", "#117733"),
 }

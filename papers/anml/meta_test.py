@@ -115,7 +115,7 @@ def _choose_and_learn(
 ) -> Results:
     """Choose the rate on the trial sequences by accuracy on the drawings learned, then learn the final ones.
 
-    The drawings held out have no say in the choice.
+    The drawings held out have no say in the choice. Of rates that do equally well the first is chosen.
 
     Arguments:
         shuffled: Of how many classes the drawings are shuffled; None for one class after the other, measured after
@@ -172,7 +172,8 @@ def _course(config: MetaTest, learner: Learner, rule: Scheme, x: Array, kinds: d
     optimiser: Callable[[Any], optax.GradientTransformation] = {"adam": optax.adam, "sgd": optax.sgd}[config.optimiser]
 
     if config.plastic == "all":
-        return Course(eqx.Partial(_all_scores, learner, rule), (learner.trunk, learner.head), x, labels, optimiser)
+        plastic = (learner.trunk, learner.head)
+        return Course(eqx.Partial(_all_scores, learner, rule), plastic, x, labels, optimiser, together=10)
     h = kinds.get("gated", kinds["representation"])
     if config.plastic == "head":
         return Course(_head_scores, learner.head, h, labels, optimiser)
@@ -220,7 +221,7 @@ def _analyse(config: MetaTest, trained: MetaTrain, kinds: dict[str, Array], x: A
         found[f"active_{name}"] = np.asarray(active_fraction(h))
         found[f"dead_{name}"] = np.asarray(dead_fraction(h))
         found[f"knn_{name}"] = np.asarray(_neighbours(h, config.neighbours))
-        found[f"activations_{name}"] = np.concatenate([h[images], h.mean(0, keepdims=True)]).astype(np.float16)
+        found[f"activations_{name}"] = np.concatenate([h[images], h.mean(0, keepdims=True)])
         found[f"map_{name}"] = principal_components(h[mapped]).astype(np.float32)
     if "gate" in kinds:
         untrained = _representations(init_learner(trained, jax_key(seed, "random gate")), scheme(trained), x)

@@ -52,11 +52,12 @@ def init_learner(config: MetaTrain, key: Array) -> Learner:
     size = 9 * config.channels
     head = [init_dense(keys[0], size, config.hidden)] if config.hidden else []
     head.append(init_dense(keys[1], config.hidden or size, config.outputs))
-    learner = Learner(init_trunk(keys[2], blocks, config.channels), tuple(head))
+    inputs = 3 if config.pixels == "published" else 1
+    learner = Learner(init_trunk(keys[2], blocks, config.channels, inputs), tuple(head))
     if not config.neuromodulation:
         return learner
     return learner._replace(
-        nm_trunk=init_trunk(keys[3], blocks, config.nm_channels),
+        nm_trunk=init_trunk(keys[3], blocks, config.nm_channels, inputs),
         nm_out=init_dense(keys[4], 9 * config.nm_channels, size),
     )
 

@@ -64,13 +64,9 @@ class Dense(NamedTuple):
     b: Float[Array, " out"]
 
 
-def init_trunk(key: Array, blocks: tuple[Block, ...], channels: int) -> tuple[Conv, ...]:
-    """Kaiming-normal kernels (fan-in), zero biases, norms that change nothing. One input channel.
-
-    The official code repeats the grey value in three equal channels: the sum of three such kernels has the same
-    distribution as one here.
-    """
-    convs, fan = [], 1
+def init_trunk(key: Array, blocks: tuple[Block, ...], channels: int, inputs: int = 1) -> tuple[Conv, ...]:
+    """Kaiming-normal kernels (fan-in), zero biases, norms that change nothing."""
+    convs, fan = [], inputs
     for block, own in zip(blocks, jax.random.split(key, len(blocks)), strict=True):
         w = jax.random.normal(own, (3, 3, fan, channels)) * (KAIMING / (9 * fan)) ** 0.5
         zero, one = jnp.zeros(channels), jnp.ones(channels)
@@ -85,7 +81,13 @@ def init_dense(key: Array, fan_in: int, fan_out: int) -> Dense:
 
 
 def trunk(convs: tuple[Conv, ...], blocks: tuple[Block, ...], x: Float[Array, "N H W c"]) -> Float[Array, "N d"]:
-    """The representation h(x), flattened."""
+    """The representation h(x), flattened.
+
+    Where the first kernels read three channels and the image has one, they read it three times (official code): the
+    sum of the three acts, and each has its slope.
+    """
+    if convs[0].w.shape[2] != x.shape[-1]:
+        convs = (convs[0]._replace(w=convs[0].w.sum(2, keepdims=True)), *convs[1:])
     for index, (conv, block) in enumerate(zip(convs, blocks, strict=True)):
         if not block.norm:
             x = convolve(x, conv.w, block.stride) + conv.b
