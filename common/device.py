@@ -4,6 +4,7 @@ Frameworks are used where a caller asks for one by name and otherwise only if th
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 import re
@@ -29,6 +30,7 @@ __all__ = [
     "describe",
     "device_name",
     "jax_device",
+    "keep_compiled",
     "peak_memory",
     "requested",
     "set_precision",
@@ -165,6 +167,19 @@ def set_threads(count: int) -> dict[str, Any]:
     return done
 
 
+def keep_compiled(cache: Path) -> None:
+    """Have JAX keep in a cache folder what it compiles, so that a like run starts at once.
+
+    To be called before JAX is imported; where `JAX_COMPILATION_CACHE_DIR` is set, that holds. Machines with the same
+    instructions share what is kept. A folder that cannot be written is left alone, and nothing is kept.
+    """
+    folder = cache / "compiled" / hashlib.sha256(_instructions().encode()).hexdigest()[:12]
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+
+
 def set_precision(precision: Precision) -> dict[str, str]:
     """Set how float32 matrix products (and cuDNN convolutions) are computed; returns it, for provenance.
 
@@ -235,6 +250,14 @@ def _cpu_model() -> str:
         if found:
             return found[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """The kind of CPU and the extensions that it says it has."""
+    found = None
+    with contextlib.suppress(OSError):
+        found = re.search(r"^(?:flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{platform.machine()} {_cpu_model()} {found[0] if found else ''}"
 
 
 def _host_memory() -> int:

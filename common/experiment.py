@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import os
 import platform
 import signal
 import subprocess
@@ -14,7 +15,16 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from common import atomic, runs, spec
-from common.device import choose_device, describe, device_name, peak_memory, set_precision, set_threads
+from common.data import cache_folder
+from common.device import (
+    choose_device,
+    describe,
+    device_name,
+    keep_compiled,
+    peak_memory,
+    set_precision,
+    set_threads,
+)
 from common.errors import RefigureError, suggest
 from common.progress import Progress
 from common.seeding import deterministic
@@ -36,6 +46,9 @@ def main(paper: str, arguments: Sequence[str] | None = None) -> int:
             execute(plan, Path(folder), options)
     except RefigureError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
@@ -72,6 +85,7 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
         set_threads(threads)  # once for what reads the environment at its import, once more for what was imported
         deterministic()
         choose_device()
+        keep_compiled(cache_folder())
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         progress = Progress(f"{plan.identity.variant} {plan.identity.seeds_name}", options.quiet)
         run = runs.Run(plan, folder, progress, every=options.checkpoint_every)

@@ -166,6 +166,40 @@ def test_threads() -> None:
     assert os.environ["OMP_NUM_THREADS"] == os.environ["NPROC"] == "1"
 
 
+def test_compiled_programs_are_kept_for_later_processes(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from common.device import keep_compiled
+keep_compiled(Path(sys.argv[1]))
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+print(jax.jit(lambda x: x * 2 + 1)(3.0), "/jax/compilation_cache/cache_hits" in events)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+
+    def run(**more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], env=environment | more, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert run(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own")) == "7.0 False"
+    assert not list((tmp_path / "compiled").rglob("*-cache"))
+    assert [run(), run()] == ["7.0 False", "7.0 True"]
+    assert len(list((tmp_path / "compiled").iterdir())) == 1
+
+
+def test_nothing_is_kept_where_nothing_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    (tmp_path / "file").touch()
+    device.keep_compiled(tmp_path / "file")
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
 def test_peak_memory_sees_an_allocation_and_never_falls() -> None:
     before = device.peak_memory()
     block = np.ones(30 << 20, np.uint8)
