@@ -1,6 +1,7 @@
 """Meta-testing: hundreds of unseen characters, one after the other; the same shuffled (the oracle); analyses."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -19,8 +20,8 @@ from common.trees import unflatten_jax
 from papers.anml import omniglot
 from papers.anml.analyses import active_fraction, dead_fraction, knn_accuracy, principal_components, relative_drop
 from papers.anml.config import MetaTest, MetaTrain
-from papers.anml.continual import Course, Sequences, draw, learn
-from papers.anml.meta_learning import Learner, Scheme, gates, logits, modulated
+from papers.anml.continual import Course, Sequences, dense, draw, learn
+from papers.anml.meta_learning import Learner, Scheme, gates, modulated
 from papers.anml.meta_train import init_learner, scheme
 from papers.anml.networks import Conv, Dense, init_dense, trunk
 from papers.anml.omniglot import DRAWINGS, LEARNED
@@ -184,29 +185,37 @@ def _course(config: MetaTest, learner: Learner, rule: Scheme, x: Array, kinds: d
 
 
 def _head_scores(head: tuple[Dense, ...], h: Array) -> Array:
-    """Class scores of what the fixed part made of drawings."""
-    return logits(head, None, h, rate=0.0)
+    """Class scores of what the fixed part made of a drawing."""
+    for index, layer in enumerate(head):
+        h = dense(layer.w, jax.nn.relu(h) if index else h) + layer.b
+    return h
 
 
 def _all_scores(fixed: Learner, rule: Scheme, plastic: tuple[tuple[Conv, ...], tuple[Dense, ...]], x: Array) -> Array:
-    """Class scores of drawings, where trunk and dense layers are plastic."""
+    """Class scores of a drawing, where trunk and dense layers are plastic."""
     convs, head = plastic
-    return _head_scores(head, modulated(trunk(convs, rule.blocks, x), gates(fixed, rule, x)))
+    x = x[None]
+    return _head_scores(head, modulated(trunk(convs, rule.blocks, x), gates(fixed, rule, x))[0])
 
 
 def _representations(learner: Learner, rule: Scheme, x: Array) -> dict[str, Array]:
     """The representation of images before the gate, the gate, and the representation after it, by name."""
+    h = _in_parts(lambda learner, x: trunk(learner.trunk, rule.blocks, x), learner, x)
+    if learner.nm_trunk is None:
+        return {"representation": h}
+    g = _gates(learner, rule, x)
+    return {"representation": h, "gate": g, "gated": g * h}
 
-    @jax.jit
-    def find(learner: Learner, x: Array) -> tuple[Array, Array | None]:
-        def few(x: Array) -> tuple[Array, Array | None]:
-            return trunk(learner.trunk, rule.blocks, x), gates(learner, rule, x)
 
-        parts = x.reshape(-1, DRAWINGS, *x.shape[1:])
-        return jax.tree.map(lambda array: array.reshape(len(x), -1), jax.lax.map(few, parts))
+def _gates(learner: Learner, rule: Scheme, x: Array) -> Array:
+    return _in_parts(lambda learner, x: gates(learner, rule, x), learner, x)
 
-    h, g = find(learner, x)
-    return {"representation": h} if g is None else {"representation": h, "gate": g, "gated": g * h}
+
+def _in_parts(find: Callable[[Learner, Array], Any], learner: Learner, x: Array) -> Array:
+    """What `find` makes of images, a few at once."""
+    parts = x.reshape(-1, DRAWINGS, *x.shape[1:])
+    found = jax.jit(lambda learner, parts: jax.lax.map(partial(find, learner), parts))(learner, parts)
+    return found.reshape(len(x), -1)
 
 
 def _analyse(config: MetaTest, trained: MetaTrain, kinds: dict[str, Array], x: Array, seed: int) -> Results:
@@ -224,8 +233,9 @@ def _analyse(config: MetaTest, trained: MetaTrain, kinds: dict[str, Array], x: A
         found[f"activations_{name}"] = np.concatenate([h[images], h.mean(0, keepdims=True)])
         found[f"map_{name}"] = principal_components(h[mapped]).astype(np.float32)
     if "gate" in kinds:
-        untrained = _representations(init_learner(trained, jax_key(seed, "random gate")), scheme(trained), x)
-        found["knn_random_gate"] = np.asarray(_neighbours(np.asarray(untrained["gate"]), config.neighbours))
+        untrained = init_learner(trained, jax_key(seed, "random gate"))
+        g = np.asarray(_gates(untrained, scheme(trained), x))
+        found["knn_random_gate"] = np.asarray(_neighbours(g, config.neighbours))
     return found
 
 

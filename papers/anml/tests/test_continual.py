@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def rngs(count: int) -> list[np.random.Generator]:
 
 
 def scores(head: tuple[Dense, ...], h: jax.Array) -> jax.Array:
-    return logits(head, None, h, 0.0)
+    return logits(head, None, h[None], 0.0)[0]
 
 
 def course(optimiser: Callable = optax.adam, hidden: bool = False) -> Course:
@@ -114,7 +115,7 @@ def plainly(course: Course, shown: np.ndarray, rate: float):
 
     @jax.jit
     def step(parameters, state, x, label):
-        slope = jax.grad(lambda p: cross_entropy(course.scores(p, x[None]), label[None]).mean())(parameters)
+        slope = jax.grad(lambda p: cross_entropy(course.scores(p, x)[None], label[None]).mean())(parameters)
         updates, state = optimiser.update(slope, state, parameters)
         return optax.apply_updates(parameters, updates), state
 
@@ -135,7 +136,7 @@ def test_learning_is_the_plain_loop(optimiser, hidden):
     for member, rate in enumerate(rates):
         for number, steps in enumerate((15, 45)):
             parameters = plainly(its, shown[member, :steps], rate)
-            found = its.scores(parameters, its.inputs[measured[member]]).argmax(1)
+            found = jax.vmap(partial(its.scores, parameters))(its.inputs[measured[member]]).argmax(1)
             np.testing.assert_array_equal(right[member, number], found == its.labels[measured[member]])
         agree(jax.tree.map(lambda array, member=member: array[member], final), parameters, 1e-10)
 

@@ -1,5 +1,6 @@
 """Both experiments end to end on made-up drawings, tiny; once on real ones."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -278,7 +279,7 @@ def test_what_is_plastic_and_what_is_not(small, plastic, changes):
         meta_test._course(MetaTest(plastic=plastic, start=start), learner, rule, x, kinds, jax_key(0, "output"))
         for start in ("kept", "fresh")
     )
-    agree(kept.scores(kept.start, kept.inputs), scores(learner, rule, x), 1e-5)
+    agree(jax.vmap(partial(kept.scores, kept.start))(kept.inputs), scores(learner, rule, x), 1e-5)
     np.testing.assert_array_equal(kept.labels, np.arange(60) // DRAWINGS)
     head = {"output": learner.head[-1:], "head": learner.head, "all": (learner.trunk, learner.head)}[plastic]
     agree(kept.start, head, 0)

@@ -28,6 +28,7 @@ from papers.anml.meta_learning import (
     modulated,
     probes,
 )
+from papers.anml.meta_test import _head_scores
 from papers.anml.networks import ANML, OML, Conv, trunk
 from papers.anml.tests.conftest import agree
 
@@ -173,7 +174,7 @@ def meta_test_head(a: Arrays) -> None:
     n, rate = len(a["labels"]), float(a["lr"])
     inputs, labels = jnp.asarray(a["features"]), jnp.asarray(a["labels"])
     start = (Dense(jnp.asarray(a["w0"]), jnp.asarray(a["b0"])),)
-    course = Course(lambda head, h: logits(head, None, h, 0.0), start, inputs, labels, optax.adam)
+    course = Course(_head_scores, start, inputs, labels, optax.adam)
     order = np.arange(n)[None]
 
     def fresh() -> tuple:
@@ -182,7 +183,7 @@ def meta_test_head(a: Arrays) -> None:
     state, losses = fresh(), []
     for step in range(n):
         head = jax.tree.map(lambda array: array[0], state[0])
-        losses.append(cross_entropy(course.scores(head, inputs[step][None]), labels[step][None])[0])
+        losses.append(cross_entropy(course.scores(head, inputs[step])[None], labels[step][None])[0])
         state = _advance((course, jnp.array([rate])), state, jnp.asarray(order[:, step : step + 1]))
     agree(jnp.stack(losses), a["losses"])
     at_once = _advance((course, jnp.array([rate])), fresh(), jnp.asarray(order))
