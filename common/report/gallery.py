@@ -59,9 +59,10 @@ def _verdict_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
             ours = number(claim.ours)
             if claim.interval:
                 ours += f" [{number(claim.interval[0])}, {number(claim.interval[1])}]"
+            ours += f" {claim.unit}" if claim.unit else ""
             how = f" ({claim.provenance})" if claim.published is not None else ""
             yield (
-                f"| {claim.paper} | {claim.statement} | {number(claim.published)}{how} | {ours} {claim.unit} "
+                f"| {claim.paper} | {claim.statement} | {number(claim.published)}{how} | {ours} "
                 f"| {claim.n_seeds} | {claim.verdict} |"
             )
 
