@@ -176,8 +176,14 @@ class Toy:
         return subprocess.run(self.words(*arguments), cwd=self.root, text=True, capture_output=True, **options)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """`python` that is not waited for."""
-        return subprocess.Popen(self.words(*arguments), cwd=self.root, text=True, stderr=subprocess.PIPE)
+        """`python` that is not waited for. It heeds Ctrl-C, which the children of a background shell do not."""
+        return subprocess.Popen(
+            self.words(*arguments),
+            cwd=self.root,
+            text=True,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     @staticmethod
     def words(*arguments: str) -> list[str]:
