@@ -1,0 +1,1 @@
+"""VSML: Meta Learning Backpropagation And Improving It."""

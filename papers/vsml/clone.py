@@ -1,0 +1,85 @@
+"""Training sub-RNNs to be backpropagation, all seeds as one batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int32
+
+from common.loop_jax import batch_seeds, batch_step, scan_train
+from common.recorder import Outcome, Recorder
+from common.trees import flatten_jax
+from papers.vsml import tasks
+from papers.vsml.cloning import Rule, cloning_loss, draw_signals, draw_weights, fresh
+from papers.vsml.config import Clone
+from papers.vsml.sub_rnn import State, SubRNN, init_sub_rnn
+
+__all__ = ["init_clone", "train"]
+
+CHUNK = 250
+"""Steps between two lines of the metrics stream."""
+WILD = 20.0
+"""Grids with a cell beyond this are drawn anew: an untrained clone may run away."""
+
+
+class Training(NamedTuple):
+    """What training changes; every array has a leading axis of seeds."""
+
+    params: SubRNN
+    optimiser: optax.OptState
+    grids: State
+    """Synapses that go on from step to step."""
+    key: Array
+
+
+def init_clone(config: Clone, key: Array) -> SubRNN:
+    """Initial parameters. Messages have two numbers: forwards the input, backwards the error and that it is one."""
+    return init_sub_rnn(key, config.units, 2)
+
+
+def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
+    """Train one clone a seed."""
+    shape = (config.grids, config.outputs, config.inputs)
+    rule = Rule(config.rate, config.bias_rate)
+    images = tasks.load("mnist", "train", tasks.SIDE).images if config.signals == "mnist" else jnp.zeros((1, 1))
+    descent = optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adam(optax.cosine_decay_schedule(config.outer_rate, config.iterations)),
+    )
+
+    def init(key: Array) -> Training:
+        keys = jax.random.split(key, 3)
+        params = init_clone(config, keys[0])
+        return Training(params, descent.init(params), fresh(*draw_weights(keys[1], shape), config.units), keys[2])
+
+    def step(images: Array, state: Training, index: Int32[Array, ""]) -> tuple[Training, Mapping[str, Array]]:
+        keys = jax.random.split(jax.random.fold_in(state.key, index), 3)
+        others = fresh(*draw_weights(keys[0], shape), config.units)
+        renewed = jax.random.bernoulli(keys[1], config.renewed, (config.grids,))
+        grids = _renew(renewed, others, state.grids)
+        xs, es = draw_signals(keys[2], config.signals, images, (config.examples, *shape))
+        (loss, (grids, found)), slope = jax.value_and_grad(cloning_loss, has_aux=True)(
+            state.params, rule, grids, xs, es, config.ticks
+        )
+        updates, optimiser = descent.update(slope, state.optimiser)
+        grids = _renew(jnp.abs(grids.c).max((0, 2, 3)) > WILD, others, grids)
+        params = optax.apply_updates(state.params, updates)
+        return Training(params, optimiser, grids, state.key), {"loss": loss} | found
+
+    state = scan_train(
+        batch_step(eqx.Partial(step, images)),
+        batch_seeds(init, seeds),
+        steps=config.iterations,
+        chunk=CHUNK,
+        recorder=run,
+    )
+    count = sum(array[0].size for array in jax.tree.leaves(state.params))
+    return Outcome(metrics={"parameters": [count] * len(seeds)}, parameters=flatten_jax(state.params))
+
+
+def _renew(which: Array, others: State, grids: State) -> State:
+    """Grids, some of them replaced by others."""
+    return jax.tree.map(lambda new, old: jnp.where(which[:, None, None], new, old), others, grids)

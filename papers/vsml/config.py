@@ -1,0 +1,219 @@
+"""The settings of the experiments; `paper.yaml` says which variant and scale sets what."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+__all__ = ["CONDITIONS", "TASKS", "Descent", "MetaTest", "MetaTrain", "TaskName"]
+
+TaskName = Literal["mnist", "fashion-mnist", "cifar10-grey", "spoken-digits", "omniglot", "random", "sum-sign"]
+TASKS = get_args(TaskName)
+CONDITIONS = ("reference", "five classes", "21 pixels", "48 pixels", "projected", "shuffled")
+"""Of the test of invariances (official code)."""
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not all(number > 0 for number in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{name} must be positive, not {value}")
+
+
+@dataclass(frozen=True)
+class MetaTrain:
+    """Meta-training of a learning algorithm on episodes of online learning (sections 3 and 4.2)."""
+
+    learner: Literal["vsml", "meta_rnn", "hebbian", "fast_weight_memory"] = "vsml"
+    """What is meta-trained."""
+    optimiser: Literal["es", "backprop"] = "es"
+    """Evolution strategies, or backpropagation through the episode (official code has both)."""
+    tasks: tuple[TaskName, ...] = ("mnist",)
+    """Data sets of the episodes, which take turns."""
+    sides: tuple[int, ...] = (28,)
+    """Pixels a side, one value a stage; VSML's parameters serve any size."""
+    lengths: tuple[int, ...] = (500,)
+    """Examples an episode, one value a stage (official code)."""
+    iterations: tuple[int, ...] = (10_001,)
+    """Meta-iterations, one value a stage (official code)."""
+    rates: tuple[float, ...] = (0.025,)
+    """Adam's learning rate, one value a stage (official code; 0.001 for backpropagation)."""
+    episodes: int = 1024
+    """Episodes a meta-iteration; with evolution strategies each is lived by a pair (official code)."""
+    sigma: float = 0.05
+    """Standard deviation of the evolution strategy's search (official code)."""
+    clip: float = 0.0
+    """Largest norm of the meta-gradient; 0 for no limit (official code: 25 for backpropagation)."""
+    projected: float = 0.5
+    """Share of the episodes that are seen through a random matrix (official code)."""
+    projections: int = 64
+    """Random matrices there are (official code: one for every other worker of 128)."""
+    units: int = 16
+    """N of a sub-RNN; or units of the Meta RNN (128) or of the memory's LSTM (32; official code)."""
+    message: int = 8
+    """M, numbers in a message (official code)."""
+    hidden: int = 0
+    """Nodes of a hidden layer; 0 for none."""
+    convolutions: int = 0
+    """Convolutional layers of stride 2 and 8 channels before the dense ones."""
+    normed: bool = False
+    """Whether messages are layer-normalised."""
+    micro_ticks: int = 2
+    """Ticks of a layer an example with the same messages (official code)."""
+    feed_label: bool = False
+    """Whether outputs hear the label beside the error."""
+    backward_pass: bool = False
+    """Whether the layers tick once more with the fresh error; else it enters with the next example."""
+    input_offset: float = -5.0
+    """Added to the input gates (official code)."""
+    forget_offset: float = 5.0
+    """Added to the forget gates (official code)."""
+    read_out: float = 1.0
+    """Factor on the message maps' initial weights."""
+    memory: int = 16
+    """Rows of the fast-weight memory (official code)."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "sides", "lengths", "iterations", "rates", "episodes", "sigma", "projections", "units", "message",
+            "micro_ticks", "read_out", "memory",
+        )  # fmt: skip
+        if len({len(self.sides), len(self.lengths), len(self.iterations), len(self.rates)}) != 1:
+            raise ValueError("sides, lengths, iterations and rates must have one value a stage each")
+        if not self.tasks:
+            raise ValueError("tasks must name at least one data set")
+        if self.learner != "vsml" and len(set(self.sides)) > 1:
+            raise ValueError(f"{self.learner} has weights for one size of image: sides must be equal, not {self.sides}")
+        if self.message < 2:
+            raise ValueError(f"message must be at least 2, for the output is its second number, not {self.message}")
+        if "omniglot" in self.tasks and max(self.lengths) > 200:
+            raise ValueError(f"lengths must be at most 200 with omniglot, ten characters, not {self.lengths}")
+        if not 0 <= self.projected <= 1:
+            raise ValueError(f"projected must be a share from 0 to 1, not {self.projected}")
+        if min(self.hidden, self.clip, self.convolutions) < 0:
+            raise ValueError("hidden, clip and convolutions must be 0 or positive")
+
+
+@dataclass(frozen=True)
+class MetaTest:
+    """Online learning of unseen streams (sections 4.2 to 4.4 and 5)."""
+
+    tasks: tuple[TaskName, ...] = ("mnist", "fashion-mnist")
+    """Data sets, test split."""
+    conditions: tuple[str, ...] = ()
+    """Other sizes and disguises of MNIST, by the names of `evaluation.CONDITIONS`."""
+    side: int = 28
+    """Pixels a side."""
+    hidden: int = 0
+    """Nodes of a hidden layer that meta-training did not have; 0 for the network as it was meta-trained."""
+    length: int = 2000
+    """Examples a run; as many as there are where a data set has fewer (official code)."""
+    runs: int = 32
+    """Runs a data set (official code)."""
+    counts: tuple[int, ...] = (100, 500, 2000)
+    """Numbers of examples after which the accuracy so far is reported."""
+    again: int = 0
+    """Images that are shown twice in a row, of which the probabilities are kept (section 5); 0 for none."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "side", "length", "runs", "counts")
+        if not self.tasks:
+            raise ValueError("tasks must name at least one data set")
+        unknown = [name for name in self.conditions if name not in CONDITIONS]
+        if unknown:
+            raise ValueError(f"conditions: no {unknown[0]!r}; there are {', '.join(CONDITIONS)}")
+        if min(self.hidden, self.again) < 0:
+            raise ValueError("hidden and again must be 0 or positive")
+
+
+@dataclass(frozen=True)
+class Descent(MetaTest):
+    """Online gradient descent, with which nothing is meta-learned (section 4.2)."""
+
+    optimiser: Literal["sgd", "adam"] = "adam"
+    """Plain gradient descent or Adam."""
+    rate: float = 0.001
+    """Learning rate (official code: 0.001 for Adam, 0.01 for SGD)."""
+    width: int = 160
+    """Nodes of the hidden layer (official code); 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "rate")
+        if self.conditions or self.hidden:
+            raise ValueError("conditions and hidden are for meta-learned networks")
+
+
+@dataclass(frozen=True)
+class Clone:
+    """Learning algorithm cloning: sub-RNNs are trained to do what gradient descent does (section 4.1)."""
+
+    signals: Literal["random", "mnist"] = "random"
+    """Inputs and errors of training: normal numbers, or pixels of MNIST with errors of a softmax."""
+    rate: float = 0.01
+    """Learning rate of the gradient descent that is cloned (ours; the paper's is not known)."""
+    bias_rate: float = 0.000625
+    """That of biases: every synapse has one, so that a node's bias learns as fast as all of them together."""
+    units: int = 16
+    """N of a sub-RNN."""
+    ticks: int = 2
+    """Ticks with the input, and as many with input and error."""
+    iterations: int = 10_000
+    """Optimiser steps."""
+    outer_rate: float = 0.003
+    """Adam's learning rate at first; it falls to zero as a cosine."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    examples: int = 4
+    """Examples a step, through which gradients flow."""
+    grids: int = 16
+    """Grids of synapses a step."""
+    inputs: int = 8
+    """Of a grid."""
+    outputs: int = 8
+    """Of a grid."""
+    renewed: float = 0.0625
+    """Share of grids that are drawn anew a step; the others go on with their states."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "rate", "bias_rate", "ticks", "iterations", "outer_rate", "clip", "examples", "grids", "inputs",
+            "outputs",
+        )  # fmt: skip
+        if self.units < 2:
+            raise ValueError(f"units must be at least 2, for a weight and a bias, not {self.units}")
+        if not 0 < self.renewed <= 1:
+            raise ValueError(f"renewed must be a share above 0, not {self.renewed}")
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """Online learning by networks of clones, beside the algorithm that was cloned."""
+
+    tasks: tuple[TaskName, ...] = ("mnist", "fashion-mnist")
+    """Data sets; learned are training images."""
+    side: int = 28
+    """Pixels a side."""
+    hidden: tuple[int, ...] = ()
+    """Nodes of hidden layers."""
+    length: int = 60_000
+    """Examples, one after the other."""
+    runs: int = 1
+    """Streams, of which each starts from its own weights."""
+    window: int = 500
+    """Examples to a point of the curves."""
+    tested: int = 10_000
+    """Test images on which the network is measured at the end."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "side", "length", "runs", "window", "tested")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden must be widths, not {self.hidden}")
+        if self.length % self.window:
+            raise ValueError(f"length must be a multiple of window, not {self.length} of {self.window}")

@@ -1,0 +1,72 @@
+"""What can be meta-trained, in one form: parameters, and logits of episodes under them."""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float
+
+from papers.vsml import baselines
+from papers.vsml.config import MetaTrain
+from papers.vsml.layers import Conv, Dense, Layer
+from papers.vsml.network import Network, initial_cells, learn_online
+from papers.vsml.sub_rnn import GateOffsets, init_sub_rnn
+
+__all__ = ["OUTPUTS", "Learner", "make_learner", "vsml_learner"]
+
+OUTPUTS = 10
+"""Classes of the tasks; of those with fewer the last outputs are never right."""
+
+CHANNELS = 8
+"""Of convolutional layers (official code)."""
+
+
+class Learner(NamedTuple):
+    """A learning algorithm with parameters that are meta-learned."""
+
+    init: Callable[[Array], Any]
+    """Key to parameters."""
+    learn: Callable[[Any, Array, Float[Array, "T E A"], Float[Array, "T E B"]], Float[Array, "T E B"]]
+    """Parameters, key, inputs and one-hot labels to logits; each before its label was seen."""
+
+
+def make_learner(config: MetaTrain, inputs: int) -> Learner:
+    """The learner of a meta-training for images of so many pixels."""
+    if config.learner == "vsml":
+        return vsml_learner(config, inputs, OUTPUTS, config.hidden)
+    init, learn = {
+        "meta_rnn": (partial(baselines.init_meta_rnn, units=config.units), baselines.meta_rnn),
+        "hebbian": (baselines.init_hebbian, baselines.hebbian),
+        "fast_weight_memory": (
+            partial(baselines.init_fast_weight_memory, units=config.units, memory=config.memory),
+            baselines.fast_weight_memory,
+        ),
+    }[config.learner]
+    return Learner(
+        lambda key: init(key, inputs=inputs, outputs=OUTPUTS), lambda params, key, x, label: learn(params, x, label)
+    )
+
+
+def vsml_learner(config: MetaTrain, inputs: int, outputs: int, hidden: int) -> Learner:
+    """A network of sub-RNNs; its size is free, for V_M does not depend on it."""
+    layers: list[Layer] = []
+    for index in range(config.convolutions):
+        side = layers[-1].out_side if layers else math.isqrt(inputs)
+        layers.append(Conv(side, CHANNELS if index else 1, CHANNELS, stride=2))
+    if layers:
+        inputs = math.prod(layers[-1].nodes[1])
+    sizes = [size for size in (inputs, hidden, outputs) if size]
+    network = Network(
+        (*layers, *(Dense(*pair) for pair in itertools.pairwise(sizes))),
+        micro_ticks=config.micro_ticks,
+        feed_label=config.feed_label,
+        backward_pass=config.backward_pass,
+        offsets=GateOffsets(config.input_offset, config.forget_offset),
+    )
+
+    def learn(params: Any, key: Array, x: Array, label: Array) -> Array:
+        return learn_online(params, network, initial_cells(key, network, config.units, x.shape[1]), x, label)
+
+    return Learner(lambda key: init_sub_rnn(key, config.units, config.message, config.normed, config.read_out), learn)

@@ -1,0 +1,186 @@
+"""Meta-training: by backpropagation through episodes or by evolution strategies, small images first."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Int32
+
+from common.evolution import OpenES, Params, State, raw
+from common.loop_jax import batch_seeds, scan_train, shard
+from common.recorder import Outcome, Recorder
+from common.seeding import jax_key
+from common.trees import flatten_jax
+from papers.vsml import tasks
+from papers.vsml.config import MetaTrain
+from papers.vsml.learners import OUTPUTS, Learner, make_learner
+from papers.vsml.tasks import Episodes
+
+__all__ = ["draw_episodes", "measure", "meta_loss", "train"]
+
+CHUNK = 25
+"""Meta-iterations between two lines of the metrics stream."""
+
+
+class Trained(NamedTuple):
+    """What backpropagation changes; every array has a leading axis of seeds."""
+
+    params: Any
+    optimiser: optax.OptState
+    key: Array
+
+
+def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
+    """Meta-train one learner a seed, stage after stage; the parameters go from each to the next."""
+    found = run.restore()
+    done, total, end = (found[0] if found else 0), sum(config.iterations), 0
+    learner = make_learner(config, config.sides[0] ** 2)
+    begin, make_step = (_begin_es, _es_step) if config.optimiser == "es" else (_begin_backprop, _backprop_step)
+    state = begin(config, learner, seeds)
+    recorder = _Whole(run, total)
+    for side, length, iterations, rate in zip(
+        config.sides, config.lengths, config.iterations, config.rates, strict=True
+    ):
+        end += iterations
+        if done >= end and end < total:
+            continue  # what comes next begins from the checkpoint
+        sources = tuple(tasks.load(name, "train", side) for name in config.tasks)
+        step = make_step(config, make_learner(config, side**2), length, rate)
+        state = scan_train(eqx.Partial(step, sources), state, steps=end, chunk=CHUNK, recorder=recorder)
+    params = _params(state)
+    count = sum(array[0].size for array in jax.tree.leaves(params))
+    return Outcome(metrics={"parameters": [count] * len(seeds)}, parameters=flatten_jax(params))
+
+
+class _Whole:
+    """A recorder to which every stage is a part of the whole."""
+
+    def __init__(self, run: Recorder, total: int) -> None:
+        self._run, self._total = run, total
+        self.log, self.save, self.restore, self.due = run.log, run.save, run.restore, run.due
+
+    def progress(self, step: int, _total: int) -> None:
+        self._run.progress(step, self._total)
+
+
+def meta_loss(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> Float[Array, ""]:
+    """Mean cross-entropy of predictions made before the label was seen."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def measure(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> dict[str, Array]:
+    """What is logged of a meta-iteration: accuracy over whole episodes and over their last fifth."""
+    right = logits.argmax(-1) == labels
+    return {"accuracy": right.mean(), "accuracy_at_end": right[-max(len(right) // 5, 1) :].mean()}
+
+
+def draw_episodes(
+    config: MetaTrain, sources: Sequence[Episodes], key: Array, count: int, length: int
+) -> tuple[Float[Array, "T E A"], Int[Array, "T E"]]:
+    """Episodes of the tasks in turns, the first of each task's share projected.
+
+    The matrix of a projected episode is one of a fixed number, drawn anew where it is used.
+    """
+    inputs, labels = [], []
+    for task, (source, share) in enumerate(tasks.mixture(sources, count)):
+        if not share:
+            continue
+        drawing, choosing = jax.random.split(jax.random.fold_in(key, task))
+        x, label = jax.vmap(lambda key, source=source: source.draw(key, length))(jax.random.split(drawing, share))
+        through = round(share * config.projected)
+        if through:
+            which = jax.random.randint(choosing, (through,), 0, config.projections)
+            matrices = jax.vmap(lambda index: jax.random.fold_in(jax_key(0, "projection"), index))(which)
+            x = jnp.concatenate([jax.vmap(tasks.project)(matrices, x[:through]), x[through:]])
+        inputs.append(x)
+        labels.append(label)
+    return jnp.concatenate(inputs).swapaxes(0, 1), jnp.concatenate(labels).swapaxes(0, 1)
+
+
+# --- backpropagation through the episode ---------------------------------------------------------------------
+
+
+def _begin_backprop(config: MetaTrain, learner: Learner, seeds: Sequence[int]) -> Trained:
+    def init(key: Array) -> Trained:
+        params = learner.init(jax.random.fold_in(key, 0))
+        return Trained(params, optax.scale_by_adam().init(params), jax.random.fold_in(key, 1))
+
+    return batch_seeds(init, seeds)
+
+
+def _backprop_step(config: MetaTrain, learner: Learner, length: int, rate: float) -> Any:
+    adam = optax.scale_by_adam()
+
+    def loss(params: Any, keys: Array, x: Array, labels: Array) -> tuple[Array, Array]:
+        logits = learner.learn(params, keys, x, jax.nn.one_hot(labels, OUTPUTS))
+        return meta_loss(logits, labels), logits
+
+    def member(sources: Sequence[Episodes], state: Trained, index: Int32[Array, ""]) -> tuple[Trained, Mapping]:
+        keys = jax.random.split(jax.random.fold_in(state.key, index))
+        x, labels = draw_episodes(config, sources, keys[0], config.episodes, length)
+        (value, logits), slope = jax.value_and_grad(loss, has_aux=True)(state.params, keys[1], x, labels)
+        norm = optax.global_norm(slope)
+        if config.clip:
+            slope = jax.tree.map(lambda s: s * jnp.minimum(1, config.clip / norm), slope)
+        update, optimiser = adam.update(slope, state.optimiser)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, update)
+        return Trained(params, optimiser, state.key), {"loss": value, "slope": norm} | measure(logits, labels)
+
+    return _for_each_seed(member)
+
+
+# --- evolution strategies ------------------------------------------------------------------------------------
+
+
+def _strategy(config: MetaTrain) -> OpenES:
+    return OpenES(2 * config.episodes, optax.scale_by_adam(), raw)
+
+
+def _begin_es(config: MetaTrain, learner: Learner, seeds: Sequence[int]) -> State:
+    settings = Params(sigma=config.sigma, lr=config.rates[0])
+
+    def init(key: Array) -> State:
+        return _strategy(config).init(jax.random.fold_in(key, 1), learner.init(jax.random.fold_in(key, 0)), settings)
+
+    return batch_seeds(init, seeds)
+
+
+def _es_step(config: MetaTrain, learner: Learner, length: int, rate: float) -> Any:
+    strategy, settings = _strategy(config), Params(sigma=config.sigma, lr=rate)
+
+    def member(sources: Sequence[Episodes], state: State, index: Int32[Array, ""]) -> tuple[State, Mapping]:
+        state = eqx.tree_at(lambda s: s.lr, state, jnp.float32(rate))
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, 2**31), index))
+        x, labels = draw_episodes(config, sources, keys[0], config.episodes, length)
+        starts = jax.random.split(keys[1], config.episodes)
+
+        def live(params: Any, key: Array, x: Array, label: Array) -> tuple[Array, Mapping]:
+            """One episode; both members of a pair have its data and its initial state."""
+            logits = learner.learn(params, key, x[:, None], jax.nn.one_hot(label[:, None], OUTPUTS))
+            return meta_loss(logits, label[:, None]), measure(logits, label[:, None])
+
+        twice = [jnp.concatenate([array, array]) for array in (starts, x.swapaxes(0, 1), labels.T)]
+        loss, found = jax.vmap(live)(shard(strategy.ask(state)), *(shard(array) for array in twice))
+        metrics = {"loss": loss.mean()} | {name: values.mean() for name, values in found.items()}
+        return strategy.tell(state, -loss, settings), metrics
+
+    return _for_each_seed(member)
+
+
+def _for_each_seed(member: Any) -> Any:
+    """A step for states with a leading axis of seeds; all draw from the same sources."""
+    return eqx.filter_vmap(member, in_axes=(None, eqx.if_array(0), None))
+
+
+def _params(state: Trained | State) -> Any:
+    return state.params if isinstance(state, Trained) else state.centre
+
+
+def untrained(config: MetaTrain, seeds: Sequence[int]) -> Any:
+    """Parameters of the structure that a run of this configuration ends with."""
+    learner = make_learner(config, config.sides[0] ** 2)
+    begin = _begin_es if config.optimiser == "es" else _begin_backprop
+    return _params(begin(config, learner, seeds))

@@ -1,0 +1,115 @@
+"""A network of sub-RNNs that learns while it runs: one example after the other, forward only (sections 3 and 4)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from papers.vsml.layers import Layer
+from papers.vsml.sub_rnn import GateOffsets, State, SubRNN
+
+__all__ = ["Network", "bounded", "initial_cells", "learn_online"]
+
+OUTPUT_CHANNEL = 1
+"""Of the last forward message; channel 0 of the first is the input (official code)."""
+
+
+class Network(NamedTuple):
+    """What of a network is no array."""
+
+    layers: tuple[Layer, ...]
+    micro_ticks: int = 2
+    """Ticks of a layer with the same incoming messages."""
+    feed_label: bool = False
+    """Whether outputs hear the label beside the error."""
+    backward_pass: bool = False
+    """Whether the layers tick once more in reverse with the fresh error; else it enters with the next example."""
+    logit_bound: float = 100.0
+    """Logits are bound * tanh(z / bound)."""
+    offsets: GateOffsets = GateOffsets()
+    averaged: bool = False
+    """Whether the episodes are the batch of one: half of their states' features are averaged before each example."""
+
+
+def bounded(z: Array, bound: float) -> Array:
+    """Smoothly limited to (-bound, bound)."""
+    return bound * jnp.tanh(z / bound)
+
+
+def initial_cells(key: Array, network: Network, units: int, episodes: int) -> tuple[Float[Array, "N E ..."], ...]:
+    """Cells at the start of an episode: half of the features random, which tells sub-RNNs apart; the others zero.
+
+    The random ones are truncated normal with the standard deviation 1 / sqrt(inputs) before truncation (official
+    code).
+    """
+    random = units // 2
+    cells = []
+    for key_, layer in zip(jax.random.split(key, len(network.layers)), network.layers, strict=True):
+        shape = (random, episodes, *layer.grid)
+        drawn = jax.random.truncated_normal(key_, -2, 2, shape) / layer.fan_in**0.5
+        cells.append(jnp.concatenate([drawn, jnp.zeros((units - random, *shape[1:]))]))
+    return tuple(cells)
+
+
+def learn_online(
+    params: SubRNN,
+    network: Network,
+    cells: tuple[Float[Array, "N E ..."], ...],
+    inputs: Float[Array, "T E A"],
+    labels: Float[Array, "T E B"],
+) -> Float[Array, "T E B"]:
+    """Logits for each example, before its label was seen.
+
+    Arguments:
+        cells: Of each layer, at the start; hidden states start at zero.
+        inputs: E episodes of T examples each.
+        labels: One-hot.
+    """
+    layers = network.layers
+    states = tuple(State(jnp.zeros_like(cell), cell) for cell in cells)
+    episodes = inputs.shape[1]
+    feedback = jnp.zeros((1 + network.feed_label, episodes, labels.shape[-1]), inputs.dtype)
+    hidden = [jnp.zeros((params.message_size, episodes, *layer.nodes[1]), inputs.dtype) for layer in layers[:-1]]
+
+    def tick(index: int, state: State, up: Array, down: Array) -> tuple[State, Array, Array]:
+        layer = layers[index]
+        up, down = (m.reshape(*m.shape[:2], *nodes) for m, nodes in zip((up, down), layer.nodes, strict=True))
+        return layer.tick(params, network.offsets, state, up, down, network.micro_ticks)
+
+    @jax.checkpoint
+    def step(carry: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
+        states, downs = list(carry[0]), list(carry[1])
+        x, label = example
+        if network.averaged:
+            states = [_average(state) for state in states]
+        ups = [x[None]]
+        for index in range(len(layers)):
+            states[index], up, down = tick(index, states[index], ups[-1], downs[index])
+            ups.append(up)
+            if index:
+                downs[index - 1] = down
+        logits = bounded(ups[-1][OUTPUT_CHANNEL], network.logit_bound)
+        batch = episodes if network.averaged else 1  # the error is the slope of the mean loss of a batch
+        error = (jax.nn.softmax(logits) - label) / batch
+        downs[-1] = jnp.stack([error, label] if network.feed_label else [error])
+        if network.backward_pass:
+            for index in reversed(range(len(layers))):
+                states[index], _, down = tick(index, states[index], ups[index], downs[index])
+                if index:
+                    downs[index - 1] = down
+            downs[-1] = jnp.zeros_like(downs[-1])
+        return (tuple(states), tuple(downs)), logits
+
+    return jax.lax.scan(step, (states, (*hidden, feedback)), (inputs, labels))[1]
+
+
+def _average(state: State) -> State:
+    """The first half of the features averaged over a batch, the others each example's own (official code)."""
+
+    def part(s: Array) -> Array:
+        half = len(s) // 2
+        shared = jnp.broadcast_to(s[:half].mean(1, keepdims=True), s[:half].shape)
+        return jnp.concatenate([shared, s[half:]])
+
+    return State(part(state.h), part(state.c))

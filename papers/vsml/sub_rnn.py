@@ -1,0 +1,191 @@
+"""The sub-RNN: one tiny LSTM in the place of each weight, all with the same parameters (section 3).
+
+States stand features first, (N, ...), one column a sub-RNN: a product with the gates' matrix then serves all
+sub-RNNs at once, and what follows it runs along contiguous memory.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["GateOffsets", "Norm", "State", "SubRNN", "gate_matrix", "init_sub_rnn", "lstm", "message"]
+
+
+class Norm(NamedTuple):
+    """Layer normalisation of a message."""
+
+    scale: Float[Array, " M"]
+    offset: Float[Array, " M"]
+
+
+class SubRNN(NamedTuple):
+    """V_M, everything that is meta-learned: an LSTM of N units and two linear maps to messages of M numbers."""
+
+    w: Float[Array, "2*M+N 4*N"]
+    """Rows: forward message, backward message, hidden state. Columns: the gates i, g, f, o."""
+    b: Float[Array, " 4*N"]
+    forward_w: Float[Array, "N M"]
+    forward_b: Float[Array, " M"]
+    backward_w: Float[Array, "N M"]
+    backward_b: Float[Array, " M"]
+    forward_norm: Norm | None = None
+    backward_norm: Norm | None = None
+
+    @property
+    def units(self) -> int:
+        """N."""
+        return self.forward_w.shape[-2]
+
+    @property
+    def message_size(self) -> int:
+        """M."""
+        return self.forward_w.shape[-1]
+
+
+class State(NamedTuple):
+    """V_L, what learns: of every sub-RNN the hidden state and the cell of N numbers each, features first."""
+
+    h: Float[Array, "N ..."]
+    c: Float[Array, "N ..."]
+
+
+class GateOffsets(NamedTuple):
+    """Constants added to two gates before their sigmoid (official code); not learned."""
+
+    input: float = -5.0
+    forget: float = 5.0
+
+
+def init_sub_rnn(key: Array, units: int, message_size: int, normed: bool = False, read_out: float = 1.0) -> SubRNN:
+    """Truncated normal weights of scale 1 / sqrt(fan-in), zero biases (official code).
+
+    Arguments:
+        normed: Whether messages are layer-normalised.
+        read_out: Factor on the weights of the message maps.
+    """
+    keys = jax.random.split(key, 3)
+    fan_in = 2 * message_size + units
+
+    def normal(key: Array, rows: int, columns: int) -> Array:
+        return jax.random.truncated_normal(key, -2, 2, (rows, columns)) / rows**0.5
+
+    def norm() -> Norm | None:
+        return Norm(jnp.ones(message_size), jnp.zeros(message_size)) if normed else None
+
+    return SubRNN(
+        normal(keys[0], fan_in, 4 * units), jnp.zeros(4 * units),
+        read_out * normal(keys[1], units, message_size), jnp.zeros(message_size),
+        read_out * normal(keys[2], units, message_size), jnp.zeros(message_size),
+        norm(), norm(),
+    )  # fmt: skip
+
+
+def gate_matrix(
+    params: SubRNN, offsets: GateOffsets, forward_channels: int, backward_channels: int
+) -> Float[Array, "4*N K"]:
+    """The gates' matrix for columns of [h, forward message, backward message, 1].
+
+    Only the first channels of messages are in it, the others being zero. Biases and offsets are its last column, and
+    the rows of sigmoid gates are halved, for sigmoid(z) = (1 + tanh(z / 2)) / 2.
+    """
+    n, m = params.units, params.message_size
+    offset = jnp.repeat(jnp.array([offsets.input, 0, offsets.forget, 0], params.b.dtype), n)
+    columns = [params.w[2 * m :], params.w[:forward_channels], params.w[m : m + backward_channels]]
+    rows = jnp.concatenate([*columns, (params.b + offset)[None]]).T
+    return rows * jnp.repeat(jnp.array([0.5, 1, 0.5, 0.5], rows.dtype), n)[:, None]
+
+
+@jax.custom_vjp
+def lstm(
+    matrix: Float[Array, "4*N K"], columns: Float[Array, "K S"], c: Float[Array, "N S"]
+) -> tuple[Float[Array, "N S"], Float[Array, "N S"]]:
+    """One tick of S sub-RNNs: their new hidden states and cells.
+
+        i, f, o = sigmoid(z_i + offset), sigmoid(z_f + offset), sigmoid(z_o);  g = tanh(z_g)
+        c' = f c + i g;  h' = o tanh(c')
+
+    In single precision tanh is a quotient of polynomials, and what belongs together shares one division.
+    """
+    z = _gates(matrix, columns)
+    (pi, qi), (pg, qg), (pf, qf), (po, qo) = (_tanh_quotient(gate) for gate in z)
+    write = qi * qg
+    c = 0.5 * ((qf + pf) * c * write + (qi + pi) * pg * qf) / (write * qf)
+    pc, qc = _tanh_quotient(c)
+    return 0.5 * (qo + po) * pc / (qo * qc), c
+
+
+def _lstm_forward(matrix: Array, columns: Array, c: Array) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
+    return lstm(matrix, columns, c), (matrix, columns, c)
+
+
+def _lstm_backward(kept: tuple[Array, Array, Array], slopes: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    """Computes the gates anew, which costs less than to fetch them from memory."""
+    matrix, columns, c = kept
+    dh, dc = slopes
+    # A product with the identity, lest the compiler merge ticks: it would compute late ones anew for each earlier one.
+    dc = jnp.eye(len(dc), dtype=dc.dtype) @ dc
+    ti, g, tf, to = (p / q for p, q in (_tanh_quotient(gate) for gate in _gates(matrix, columns)))
+    i, f, o = (0.5 + 0.5 * t for t in (ti, tf, to))
+    p, q = _tanh_quotient(f * c + i * g)
+    t = p / q
+    dc = dc + dh * o * (1 - t * t)
+    # of z_i, z_f and z_o the matrix has the half: d sigmoid / d (z / 2) = (1 - tanh^2) / 2
+    dz = jnp.concatenate([
+        0.5 * dc * g * (1 - ti * ti), dc * i * (1 - g * g), 0.5 * dc * c * (1 - tf * tf), 0.5 * dh * t * (1 - to * to)
+    ])  # fmt: skip
+    return dz @ columns.T, matrix.T @ dz, dc * f
+
+
+lstm.defvjp(_lstm_forward, _lstm_backward)
+
+
+def _gates(matrix: Array, columns: Array) -> Array:
+    """z_i, z_g, z_f, z_o: (4, N, S)."""
+    return (matrix @ columns).reshape(4, -1, columns.shape[-1])
+
+
+NUMERATOR = (9.999998543e-01, 1.292566264e-01, 2.951023452e-03, 1.142842036e-05)
+DENOMINATOR = (1.0, 4.625887822e-01, 2.381555273e-02, 2.386691252e-04, 2.459209953e-07)
+"""Minimax fit of tanh(x) = x P(x^2) / Q(x^2) on [-8, 8] by reweighted least squares: relative error 1.5e-7, with
+rounding 4.5e-7; at 8, where x is clipped, tanh is 2e-7 below 1."""
+
+
+def _tanh_quotient(x: Array) -> tuple[Array, Array]:
+    """Numerator and denominator of tanh(x); the denominator is between 1 and 200."""
+    if x.dtype != jnp.float32:
+        return jnp.tanh(x), jnp.ones_like(x)
+    x = jnp.clip(x, -8, 8)
+    square = x * x
+    p, q = NUMERATOR[-1], DENOMINATOR[-1]
+    for coefficient in NUMERATOR[-2::-1]:
+        p = p * square + coefficient
+    for coefficient in DENOMINATOR[-2::-1]:
+        q = q * square + coefficient
+    return x * p, q
+
+
+def message(
+    h: Float[Array, "N ..."], w: Array, b: Array, norm: Norm | None, axis: int | tuple[int, ...]
+) -> Float[Array, "M ..."]:
+    """The mean over `axis` of the messages of sub-RNNs with hidden states `h`.
+
+    The map is linear: without a norm the mean of the messages is the message of the mean.
+    """
+    if norm is None:
+        mean = h.mean(axis)
+        return _columns(w.T, mean) + _as_column(b, mean.ndim)
+    sent = _columns(w.T, h) + _as_column(b, h.ndim)
+    centred = sent - sent.mean(0)
+    normed = centred * jax.lax.rsqrt((centred**2).mean(0) + 1e-5)
+    return (normed * _as_column(norm.scale, h.ndim) + _as_column(norm.offset, h.ndim)).mean(axis)
+
+
+def _columns(matrix: Array, x: Array) -> Array:
+    """A matrix times the columns (features) of x."""
+    return (matrix @ x.reshape(x.shape[0], -1)).reshape(-1, *x.shape[1:])
+
+
+def _as_column(vector: Array, ndim: int) -> Array:
+    return vector.reshape(-1, *[1] * (ndim - 1))

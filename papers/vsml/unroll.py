@@ -1,0 +1,83 @@
+"""Networks of clones that learn MNIST and Fashion-MNIST by ticks alone, beside true gradient descent (figure 4)."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from common.config import build
+from common.loop_jax import batch_seeds
+from common.recorder import Outcome, Recorder
+from common.seeding import jax_key
+from common.trees import unflatten_jax
+from papers.vsml import tasks
+from papers.vsml.clone import init_clone
+from papers.vsml.cloning import Rule, descend_online, unroll
+from papers.vsml.config import Clone, TaskName, Unroll
+
+if TYPE_CHECKING:
+    from common.runs import FinishedRun
+
+__all__ = ["train"]
+
+Results = dict[str, np.ndarray]
+Learn = Callable[[tuple[Array, ...], Array, Array, Array], tuple[Array, Array]]
+"""Weights, inputs (T, E, A), labels (T, E) and unseen inputs (n, E, A) to both logits."""
+
+
+def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
+    """Unroll the clones of a training run, one after the other."""
+    trained: Clone = build(Clone, dict(parent.identity.config), "the cloning run")
+    clones = unflatten_jax(batch_seeds(lambda key: init_clone(trained, key), seeds), parent.parameters)
+    rule = Rule(trained.rate, trained.bias_rate)
+    members = []
+    for index, seed in enumerate(seeds):
+        params = jax.tree.map(lambda array, index=index: array[index], clones)
+        found: Results = {}
+        for name in config.tasks:
+            learners = {"clone": partial(unroll, params, ticks=trained.ticks), "true": partial(descend_online, rule)}
+            for kind, learn in learners.items():
+                found |= {f"{name}_{kind}_{key}": value for key, value in _measure(config, name, learn, seed).items()}
+        members.append(found)
+        run.progress(index + 1, len(seeds))
+    scalars = {name for name in members[0] if members[0][name].ndim == 0}
+    return Outcome(
+        metrics={name: [float(member[name]) for member in members] for name in sorted(scalars)},
+        arrays={name: np.stack([member[name] for member in members]) for name in members[0] if name not in scalars},
+    )
+
+
+def _measure(config: Unroll, name: TaskName, learn: Learn, seed: int) -> Results:
+    """Curves of loss and accuracy over windows of a stream, and accuracy on test images at the end."""
+    stream, unseen = tasks.load(name, "train", config.side), tasks.load(name, "test", config.side)
+    keys = jax.random.split(jax_key(seed, "stream", name), 3)
+    order = jax.random.permutation(keys[0], len(stream.images))
+    order = jnp.resize(order, (config.runs, config.length)).T
+    sizes = [stream.inputs, *config.hidden, 10]
+    weights = tuple(
+        jax.random.normal(key, (config.runs, b, a)) / a**0.5
+        for key, a, b in zip(jax.random.split(keys[1], len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
+    )
+
+    @jax.jit
+    def run(images: Array, labels: Array, unseen: Array) -> tuple[Array, Array]:
+        return learn(weights, images[order], labels[order], unseen)
+
+    logits, tested = run(stream.images, stream.labels, unseen.images[: config.tested])
+    return _curves(logits, stream.labels[order], config.window) | {
+        "test_accuracy": np.asarray((tested.argmax(-1) == unseen.labels[: config.tested, None]).mean())
+    }
+
+
+def _curves(logits: Float[Array, "T E C"], labels: Int[Array, "T E"], window: int) -> Results:
+    def windows(values: Array) -> np.ndarray:
+        return np.asarray(values.reshape(-1, window, values.shape[1]).mean((1, 2)))
+
+    loss = windows(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    accuracy = windows(logits.argmax(-1) == labels)
+    return {"loss": loss, "accuracy": accuracy, "last_loss": loss[-1], "last_accuracy": accuracy[-1]}
