@@ -133,6 +133,8 @@ class Figure:
     """`module:function` that draws it: function(finished runs) -> `common.report.theme.Drawing`."""
     experiment: str
     """The experiment whose runs it shows."""
+    also: tuple[str, ...] = ()
+    """Other experiments whose runs it shows beside these."""
     caption: str = ""
     """What is seen; says what error bands are."""
     original: str = ""
@@ -262,11 +264,11 @@ def _load(path: Path, _modified: int) -> Paper:
                 raise RefigureError(f"{place}.scales.{scale_name}.why: say why its settings are not the published ones")
         _check_needs(spec, name, place)
     for name, figure in spec.figures.items():
-        if figure.experiment not in spec.experiments:
-            raise RefigureError(
-                f"{where}: figures.{name}.experiment: no experiment {figure.experiment!r}; "
-                f"{suggest(figure.experiment, spec.experiments)}"
-            )
+        for key, shown in [("experiment", figure.experiment), *(("also", other) for other in figure.also)]:
+            if shown not in spec.experiments:
+                raise RefigureError(
+                    f"{where}: figures.{name}.{key}: no experiment {shown!r}; {suggest(shown, spec.experiments)}"
+                )
     return spec
 
 

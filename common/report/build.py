@@ -79,7 +79,8 @@ def _draw(paper: str, name: str, room: Paper, finished: Sequence[runs.FinishedRu
     function = getattr(module, function_name, None)
     if function is None:
         raise RefigureError(f"papers/{paper}/paper.yaml: figures.{name}.draw: {module_name} has no {function_name!r}")
-    drawing = function([run for run in finished if run.identity.experiment == figure.experiment])
+    shown = (figure.experiment, *figure.also)
+    drawing = function([run for run in finished if run.identity.experiment in shown])
     theme.save(drawing, target / "figures" / name)
     return drawing
 

@@ -28,7 +28,8 @@ __all__ = [
 
 WEIGHT, BIAS = 0, 1
 """Channels of the cell."""
-OFFSETS = GateOffsets(0.0, 5.0)
+OFFSETS = GateOffsets(-2.0, 10.0)
+"""Cells that keep what they hold from the start; with the -5 of the published input gate no product is learned."""
 
 
 Weights = tuple[Float[Array, "E B A"], ...]
@@ -105,7 +106,7 @@ def cloning_loss(
     the size of e. What nodes hear counts as well, the sum over a node's synapses divided by the root of their number:
     errors that many synapses share add up in a network.
     """
-    scale = jnp.array([1.0, rule.rate, rule.bias_rate])
+    scale = jnp.array([1.0, rule.rate, 4 * rule.bias_rate])
 
     @jax.checkpoint
     def step(state: State, example: tuple[Array, Array]) -> tuple[State, Array]:

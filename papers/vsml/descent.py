@@ -1,37 +1,52 @@
 """Online SGD and Adam on the streams that meta-learned algorithms are tested on."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from common.recorder import Outcome, Recorder
+from papers.vsml import tasks
 from papers.vsml.baselines import init_perceptron, online_descent
 from papers.vsml.config import Descent
-from papers.vsml.evaluation import Learn, Stream
-from papers.vsml.meta_test import collect, measure_streams
+from papers.vsml.evaluation import Learn, Stream, watch
+from papers.vsml.meta_test import measure_streams
 
 __all__ = ["train"]
 
 
+TRIAL = 500
+"""Training images on which a rate is chosen."""
+
+
 def train(config: Descent, seeds: Sequence[int], run: Recorder) -> Outcome:
     """One test a seed: seeds differ in streams and initial weights."""
-    optimiser = optax.sgd(config.rate) if config.optimiser == "sgd" else optax.adam(config.rate)
+    return measure_streams(config, partial(_learner, config), partial(_rates, config, seeds), seeds, run, together=0)
 
-    def learner(stream: Stream) -> Learn:
-        sizes = [size for size in (stream.source.inputs, config.width, stream.outputs) if size]
 
-        def learn(key: Array, x: Array, labels: Array) -> Array:
-            layers = init_perceptron(key, sizes)
-            return jax.vmap(
-                lambda x, labels: online_descent(layers, optimiser, x, labels), in_axes=1, out_axes=1
-            )(x, labels)  # fmt: skip
+def _rates(config: Descent, seeds: Sequence[int], stream: Stream) -> Float[Array, " S"]:
+    """Of each seed the rate of the configuration, or the best of several on training images of the same task."""
+    if not config.rates:
+        return jnp.full(len(seeds), config.rate)
+    trial = Stream(tasks.load(stream.source.name, "train", stream.source.side), stream.outputs)
+    rates = jnp.asarray(config.rates)
+    every, whose = jnp.repeat(rates, len(seeds)), list(seeds) * len(rates)
+    right = watch(_learner(config, trial), every, trial, whose, config.runs, TRIAL)
+    return rates[right.reshape(len(rates), len(seeds), -1).mean(-1).argmax(0)]
 
-        return learn
 
-    members = []
-    for index, seed in enumerate(seeds):
-        members.append(measure_streams(config, learner, seed))
-        run.progress(index + 1, len(seeds))
-    return collect(members)
+def _learner(config: Descent, stream: Stream) -> Learn:
+    """Descent; its only parameter is the rate."""
+    make = {"sgd": optax.sgd, "adam": optax.adam}[config.optimiser]
+    sizes = [size for size in (stream.source.inputs, config.width, stream.outputs) if size]
+
+    def learn(rate: Array, key: Array, x: Array, labels: Array) -> Array:
+        def episode(key: Array, x: Array, labels: Array) -> Array:
+            return online_descent(init_perceptron(key, sizes), make(rate), x, labels)
+
+        return jax.vmap(episode, in_axes=(0, 1, 1), out_axes=1)(jax.random.split(key, x.shape[1]), x, labels)
+
+    return learn

@@ -1,7 +1,7 @@
 """How well streams are learned: accuracy over all examples so far, and predictions for an example seen again."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from papers.vsml.tasks import Episodes
 
 __all__ = ["Learn", "Stream", "condition", "cumulative", "seen_again", "summarise", "watch"]
 
-Learn = Callable[[Array, Float[Array, "T E A"], Float[Array, "T E B"]], Float[Array, "T E B"]]
-"""Key, inputs and one-hot labels to logits."""
+Learn = Callable[[Any, Array, Float[Array, "T E A"], Float[Array, "T E B"]], Float[Array, "T E B"]]
+"""Parameters, key, inputs and one-hot labels to logits."""
 FIVE = (5, 8, 1, 4, 2)
 """Classes of the condition of five, in the order of their new labels (official code)."""
 
@@ -48,50 +48,67 @@ def condition(name: str, task: TaskName) -> Stream:
     return Stream(source)
 
 
-def watch(learn: Learn, stream: Stream, seed: int, runs: int, length: int) -> Float[np.ndarray, "runs T"]:
-    """Whether each prediction of so many runs was right, one after the other."""
+def watch(
+    learn: Learn, params: Any, stream: Stream, seeds: Sequence[int], runs: int, length: int, together: int = 0
+) -> Float[np.ndarray, "S runs T"]:
+    """Whether each prediction of so many runs a seed was right, one after the other.
+
+    Arguments:
+        params: With a leading axis of seeds.
+        together: Runs that are computed at once, a divisor of `runs`; 0 for all.
+    """
     most = stream.source.most
     length = length if most is None else min(length, most)
+    together = together or runs
 
-    def one(key: Array) -> Array:
-        keys = jax.random.split(key, 3)
-        x, labels = stream.source.draw(keys[0], length)
-        if stream.change is not None:
-            x = stream.change(keys[1], x)
-        logits = learn(keys[2], x[:, None], jax.nn.one_hot(labels, stream.outputs)[:, None])
-        return logits[:, 0].argmax(-1) == labels
+    @jax.jit
+    def every(params: Any, source: Episodes, keys: Array) -> Array:
+        def some(params: Any, key: Array) -> Array:
+            keys = jax.random.split(key, 3)
+            x, labels = jax.vmap(lambda key: source.draw(key, length))(jax.random.split(keys[0], together))
+            if stream.change is not None:
+                x = jax.vmap(stream.change)(jax.random.split(keys[1], together), x)
+            x, labels = x.swapaxes(0, 1), labels.T
+            return learn(params, keys[2], x, jax.nn.one_hot(labels, stream.outputs)).argmax(-1).T == labels.T
 
-    keys = jax.random.split(jax_key(seed, "runs", stream.source.name), runs)
-    return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(keys))
+        return jax.lax.map(lambda mine: jax.lax.map(lambda key: some(mine[0], key), mine[1]), (params, keys))
+
+    keys = _keys(seeds, runs // together, "runs", stream)
+    return np.asarray(every(params, stream.source, keys)).reshape(len(seeds), runs, length)
 
 
-def cumulative(right: Float[np.ndarray, "runs T"]) -> Float[np.ndarray, "runs T"]:
+def _keys(seeds: Sequence[int], count: int, purpose: str, stream: Stream) -> Array:
+    return jnp.stack([jax.random.split(jax_key(seed, purpose, stream.source.name), count) for seed in seeds])
+
+
+def cumulative(right: Float[np.ndarray, "... T"]) -> Float[np.ndarray, "... T"]:
     """Accuracy over all predictions so far."""
-    return np.cumsum(right, 1) / np.arange(1, right.shape[1] + 1)
+    return np.cumsum(right, -1) / np.arange(1, right.shape[-1] + 1)
 
 
-def summarise(right: Float[np.ndarray, "runs T"], counts: Sequence[int]) -> dict[str, float]:
-    """Cumulative accuracy, mean over runs, after so many examples and after all."""
-    mean = cumulative(right).mean(0)
-    return {str(count): float(mean[count - 1]) for count in counts if count <= len(mean)} | {"end": float(mean[-1])}
+def summarise(curves: Float[np.ndarray, "S T"], counts: Sequence[int]) -> dict[str, Float[np.ndarray, " S"]]:
+    """Of cumulative accuracies the values after so many examples, and after all."""
+    return {str(count): curves[:, count - 1] for count in counts if count <= curves.shape[1]} | {"end": curves[:, -1]}
 
 
 def seen_again(
-    learn: Learn, source: Episodes, seed: int, runs: int, length: int
-) -> tuple[Float[np.ndarray, "runs T 2"], Float[np.ndarray, "2*T B"], Int[np.ndarray, " 2*T"]]:
+    learn: Learn, params: Any, stream: Stream, seeds: Sequence[int], runs: int, length: int
+) -> tuple[Float[np.ndarray, "S runs T 2"], Float[np.ndarray, "S 2*T B"], Int[np.ndarray, "S 2*T"]]:
     """Probability of an example's class when it is new and when it comes again at once (section 5).
 
     Returns:
         Both probabilities of each example of so many runs; of the first run all probabilities, and the labels.
     """
 
-    def one(key: Array) -> tuple[Array, Array, Array]:
-        keys = jax.random.split(key)
-        x, labels = (jnp.repeat(array, 2, 0) for array in source.draw(keys[0], length))
-        logits = learn(keys[1], x[:, None], jax.nn.one_hot(labels, OUTPUTS)[:, None])
-        p = jax.nn.softmax(logits[:, 0])
-        return jnp.take_along_axis(p, labels[:, None], 1).reshape(length, 2), p, labels
+    @jax.jit
+    def every(params: Any, source: Episodes, keys: Array) -> tuple[Array, Array, Array]:
+        def one(params: Any, key: Array) -> tuple[Array, Array, Array]:
+            keys = jax.random.split(key)
+            x, labels = (jnp.repeat(array, 2, 0) for array in source.draw(keys[0], length))
+            p = jax.nn.softmax(learn(params, keys[1], x[:, None], jax.nn.one_hot(labels, OUTPUTS)[:, None])[:, 0])
+            return jnp.take_along_axis(p, labels[:, None], 1).reshape(length, 2), p, labels
 
-    keys = jax.random.split(jax_key(seed, "seen again", source.name), runs)
-    found, p, labels = jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
-    return np.asarray(found), np.asarray(p[0]), np.asarray(labels[0])
+        return jax.lax.map(lambda mine: jax.lax.map(lambda key: one(mine[0], key), mine[1]), (params, keys))
+
+    found, p, labels = every(params, stream.source, _keys(seeds, runs, "seen again", stream))
+    return np.asarray(found), np.asarray(p[:, 0]), np.asarray(labels[:, 0])

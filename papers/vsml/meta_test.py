@@ -1,10 +1,10 @@
 """Learning online from scratch with what was meta-trained: on its own data sets, on others, in disguise."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from common.config import build
@@ -20,13 +20,14 @@ from papers.vsml.meta_train import untrained
 if TYPE_CHECKING:
     from common.runs import FinishedRun
 
-__all__ = ["Results", "collect", "measure_streams", "train"]
+__all__ = ["measure_streams", "train"]
 
-Results = dict[str, np.ndarray]
+TOGETHER = 4
+"""Runs of VSML that are computed at once: few enough for a CPU's cache."""
 
 
 def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
-    """Test the learners of a meta-training run, one after the other.
+    """Test the learners of a meta-training run.
 
     Raises:
         RefigureError: The learner cannot be tested as asked.
@@ -39,24 +40,37 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
             "no conditions and hidden=0"
         )
     params = unflatten_jax(untrained(trained, seeds), parent.parameters)
-    members = []
-    for index, seed in enumerate(seeds):
-        mine = jax.tree.map(lambda array, index=index: array[index], params)
-        members.append(measure_streams(config, lambda stream, mine=mine: _learn(config, trained, mine, stream), seed))
-        run.progress(index + 1, len(seeds))
-    return collect(members)
+    together = math.gcd(config.runs, TOGETHER) if trained.learner == "vsml" else 0
+    return measure_streams(config, partial(_learn, config, trained), params, seeds, run, together)
 
 
-def measure_streams(config: MetaTest, learner: Any, seed: int) -> Results:
-    """Everything that is measured on one learner; `learner(stream)` gives what learns a stream."""
-    found: Results = {}
+def measure_streams(
+    config: MetaTest,
+    learner: Callable[[Stream], Learn],
+    params: Any,
+    seeds: Sequence[int],
+    run: Recorder,
+    together: int,
+) -> Outcome:
+    """Everything that is measured on learners; `learner(stream)` gives what learns a stream.
+
+    Arguments:
+        params: With a leading axis of seeds; or a function of the stream that gives them.
+        together: Runs that are computed at once; 0 for all.
+    """
+    metrics: dict[str, list[float]] = {}
+    arrays: dict[str, np.ndarray] = {}
+    total = len(config.tasks) + len(config.conditions)
 
     def measure(name: str, stream: Stream) -> None:
-        right = watch(learner(stream), stream, seed, config.runs, config.length)
-        curve = cumulative(right)
-        found[f"curve_{name}"] = curve.mean(0).astype(np.float32)
-        found[f"spread_{name}"] = curve.std(0).astype(np.float32)
-        found.update({f"{name}_{k}": np.float64(v) for k, v in summarise(right, config.counts).items()})
+        mine = params(stream) if callable(params) else params
+        right = watch(learner(stream), mine, stream, seeds, config.runs, config.length, together)
+        curves = cumulative(right)
+        arrays[f"curve_{name}"] = curves.mean(1).astype(np.float32)
+        arrays[f"spread_{name}"] = curves.std(1).astype(np.float32)
+        for key, values in summarise(curves.mean(1), config.counts).items():
+            metrics[f"{name}_{key}"] = values.tolist()
+        run.progress(len(arrays) // 2, total)
 
     for name in config.tasks:
         measure(name, Stream(tasks.load(name, "test", config.side)))
@@ -64,25 +78,15 @@ def measure_streams(config: MetaTest, learner: Any, seed: int) -> Results:
         measure(name.replace(" ", "_"), condition(name, "mnist"))
     if config.again:
         stream = Stream(tasks.load("mnist", "test", config.side))
-        both, p, labels = seen_again(learner(stream), stream.source, seed, config.runs, config.again)
-        found |= {"first_time": both[..., 0].mean(), "second_time": both[..., 1].mean()}
-        found |= {"again_probability": both.mean(0), "shown_probability": p, "shown_label": labels}
-    return found
+        mine = params(stream) if callable(params) else params
+        both, p, labels = seen_again(learner(stream), mine, stream, seeds, config.runs, config.again)
+        metrics |= {"first_time": both[..., 0].mean((1, 2)).tolist(), "second_time": both[..., 1].mean((1, 2)).tolist()}
+        arrays |= {"again_probability": both.mean(1), "shown_probability": p, "shown_label": labels}
+    return Outcome(metrics=metrics, arrays=arrays)
 
 
-def collect(members: Sequence[Results]) -> Outcome:
-    """Numbers as metrics, the rest as arrays; one entry a seed."""
-    scalars = {name for name in members[0] if members[0][name].ndim == 0}
-    return Outcome(
-        metrics={name: [float(member[name]) for member in members] for name in sorted(scalars)},
-        arrays={name: np.stack([member[name] for member in members]) for name in members[0] if name not in scalars},
-    )
-
-
-def _learn(config: MetaTest, trained: MetaTrain, params: Any, stream: Stream) -> Learn:
+def _learn(config: MetaTest, trained: MetaTrain, stream: Stream) -> Learn:
     inputs = stream.source.inputs
     if trained.learner == "vsml":
-        learner = vsml_learner(trained, inputs, stream.outputs, config.hidden or trained.hidden)
-    else:
-        learner = make_learner(trained, inputs)
-    return partial(learner.learn, params)
+        return vsml_learner(trained, inputs, stream.outputs, config.hidden or trained.hidden).learn
+    return make_learner(trained, inputs).learn

@@ -46,13 +46,31 @@ def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
     ):
         end += iterations
         if done >= end and end < total:
-            continue  # what comes next begins from the checkpoint
+            continue  # the next stage begins from the checkpoint
         sources = tuple(tasks.load(name, "train", side) for name in config.tasks)
         step = make_step(config, make_learner(config, side**2), length, rate)
         state = scan_train(eqx.Partial(step, sources), state, steps=end, chunk=CHUNK, recorder=recorder)
     params = _params(state)
-    count = sum(array[0].size for array in jax.tree.leaves(params))
-    return Outcome(metrics={"parameters": [count] * len(seeds)}, parameters=flatten_jax(params))
+    found = _last(config, make_learner(config, side**2), sources, params, seeds)
+    found["parameters"] = [sum(array[0].size for array in jax.tree.leaves(params))] * len(seeds)
+    return Outcome(metrics=found, parameters=flatten_jax(params))
+
+
+def _last(
+    config: MetaTrain, learner: Learner, sources: Sequence[Episodes], params: Any, seeds: Sequence[int]
+) -> dict[str, list[float]]:
+    """Meta-loss and accuracy on fresh training episodes of the last stage."""
+
+    @jax.jit
+    def member(params: Any, key: Array) -> dict[str, Array]:
+        keys = jax.random.split(key)
+        x, labels = draw_episodes(config, sources, keys[0], config.episodes, config.lengths[-1])
+        logits = learner.learn(params, keys[1], x, jax.nn.one_hot(labels, OUTPUTS))
+        return {"loss": meta_loss(logits, labels)} | measure(logits, labels)
+
+    mine = [jax.tree.map(lambda array, index=index: array[index], params) for index in range(len(seeds))]
+    found = [member(params, jax_key(seed, "last")) for params, seed in zip(mine, seeds, strict=True)]
+    return {name: [float(values[name]) for values in found] for name in found[0]}
 
 
 class _Whole:
