@@ -75,7 +75,10 @@ def measure_streams(
     for name in config.tasks:
         measure(name, Stream(tasks.load(name, "test", config.side)))
     for name in config.conditions:
-        measure(name.replace(" ", "_"), condition(name, "mnist"))
+        key = name.replace(" ", "_")
+        measure(key, condition(name, "mnist"))
+        if "mnist" in config.tasks:
+            metrics[f"{key}_behind"] = (arrays["curve_mnist"][:, -1] - arrays[f"curve_{key}"][:, -1]).tolist()
     if config.again:
         stream = Stream(tasks.load("mnist", "test", config.side))
         mine = params(stream) if callable(params) else params

@@ -43,6 +43,7 @@ def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "Finished
             learners = {"clone": partial(unroll, params, ticks=trained.ticks), "true": partial(descend_online, rule)}
             for kind, learn in learners.items():
                 found |= {f"{name}_{kind}_{key}": value for key, value in _measure(config, name, learn, seed).items()}
+            found[f"{name}_behind"] = found[f"{name}_true_test_accuracy"] - found[f"{name}_clone_test_accuracy"]
         members.append(found)
         run.progress(index + 1, len(seeds))
     scalars = {name for name in members[0] if members[0][name].ndim == 0}

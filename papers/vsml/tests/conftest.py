@@ -50,3 +50,36 @@ def some_episode(
 def dense(*sizes: int, **changes: object) -> Network:
     """A network of dense layers of these widths."""
     return Network(tuple(Dense(a, b) for a, b in itertools.pairwise(sizes)), **changes)
+
+
+class Memory:
+    """A recorder in memory that may stop a run after some steps."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.lines: list[tuple[int, dict]] = []
+        self.kept: tuple[int, dict] | None = None
+        self.stop_at = stop_at
+        self.shown: list[tuple[int, int]] = []
+
+    def log(self, step, metrics):
+        self.lines.append((step, dict(metrics)))
+
+    def save(self, step, state):
+        self.kept = (step, {name: np.array(array) for name, array in state.items()})
+
+    def restore(self):
+        return self.kept
+
+    def progress(self, step, total):
+        self.shown.append((step, total))
+        if self.stop_at is not None and step >= self.stop_at:
+            raise KeyboardInterrupt
+
+    def due(self):
+        return True
+
+
+@pytest.fixture
+def memory() -> type[Memory]:
+    """Recorders in memory."""
+    return Memory

@@ -1,0 +1,125 @@
+"""Cloning: its targets are true slopes, its grids are networks, and a clone by hand is gradient descent."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from papers.vsml import clone, cloning
+from papers.vsml.cloning import Rule, cloning_loss, descend_online, draw_signals, draw_weights, fresh, targets, unroll
+from papers.vsml.config import Clone
+from papers.vsml.sub_rnn import State, init_sub_rnn
+
+RULE = Rule(0.1, 0.03)
+
+
+def some_network(sizes: tuple[int, ...], episodes: int = 2, length: int = 4) -> tuple:
+    rng = np.random.default_rng(0)
+    weights = tuple(jnp.asarray(rng.standard_normal((episodes, b, a)) / a**0.5) for a, b in itertools.pairwise(sizes))
+    x = jnp.asarray(rng.standard_normal((length, episodes, sizes[0])))
+    labels = jnp.asarray(rng.integers(0, sizes[-1], (length, episodes)))
+    return weights, x, labels, jnp.asarray(rng.standard_normal((3, sizes[0])))
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (3, 5, 4), (3, 5, 2, 4)])
+def test_targets_are_the_slopes_of_a_network(x64: None, sizes: tuple) -> None:
+    """One example: descent by the targets equals descent by automatic differentiation (card, invariant 5)."""
+    weights, x, labels, _ = some_network(sizes, episodes=1, length=2)
+
+    def loss(layers: list) -> jax.Array:
+        heard = x[0]
+        for w, b in layers:
+            heard = (jnp.tanh(heard)[:, None] * w + b).sum(-1)
+        return optax.softmax_cross_entropy_with_integer_labels(heard, labels[0]).sum()
+
+    layers = [(w, jnp.zeros_like(w)) for w in weights]
+    slopes = jax.grad(loss)(layers)
+    stepped = [(w - RULE.rate * dw, b - RULE.bias_rate * db) for (w, b), (dw, db) in zip(layers, slopes, strict=True)]
+    heard = x[1]
+    for w, b in stepped:
+        heard = (jnp.tanh(heard)[:, None] * w + b).sum(-1)
+    logits, _ = descend_online(RULE, weights, x, labels, x[0])
+    np.testing.assert_allclose(logits[1], heard, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (3, 5, 4)])
+def test_synapses_that_do_as_told_are_gradient_descent(
+    x64: None, sizes: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sub-RNNs replaced by ones that do exactly what they should, a network of them is the reference."""
+
+    def forward(params: object, state: State, x: jax.Array, ticks: int) -> tuple[State, jax.Array]:
+        aim = targets(RULE, state.c[0], state.c[1], x[:, None], 0 * state.c[0])
+        return state, aim.forward
+
+    def backward(params: object, state: State, x: jax.Array, e: jax.Array, ticks: int) -> tuple[State, jax.Array]:
+        aim = targets(RULE, state.c[0], state.c[1], x[:, None], e[..., None])
+        return state._replace(c=state.c.at[0].add(aim.dw).at[1].add(aim.db)), aim.backward
+
+    monkeypatch.setattr(cloning, "forward_phase", forward)
+    monkeypatch.setattr(cloning, "backward_phase", backward)
+    weights, x, labels, unseen = some_network(sizes)
+    params = init_sub_rnn(jax.random.key(0), 4, 2)
+    clones = unroll(params, weights, x, labels, unseen, 2)
+    reference = descend_online(RULE, weights, x, labels, unseen)
+    for one, other in zip(clones, reference, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+    grids = fresh(*draw_weights(jax.random.key(1), (3, 2, 4)), 4)
+    xs, es = draw_signals(jax.random.key(2), "random", jnp.zeros((1, 1)), (5, 3, 2, 4))
+    loss, _ = cloning_loss(params, RULE, grids, xs, es, 2)
+    assert float(loss) < 1e-20
+
+
+def test_loss_counts_what_nodes_hear(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same error in every synapse counts more than errors that cancel, by the number of synapses."""
+    shape, params = (1, 1, 8), init_sub_rnn(jax.random.key(0), 4, 2)
+
+    def with_errors(errors: np.ndarray) -> dict:
+        def forward(params: object, state: State, x: jax.Array, ticks: int) -> tuple[State, jax.Array]:
+            return state, jnp.tanh(x)[:, None] * state.c[0] + state.c[1] + errors
+
+        monkeypatch.setattr(cloning, "forward_phase", forward)
+        xs, es = draw_signals(jax.random.key(2), "random", jnp.zeros((1, 1)), (1, *shape))
+        return cloning_loss(params, RULE, fresh(*draw_weights(jax.random.key(1), shape), 4), xs, es, 2)[1][1]
+
+    alike, cancelling = with_errors(np.full(8, 0.1)), with_errors(0.1 * (-1) ** np.arange(8))
+    assert float(alike["forward"]) == pytest.approx(0.01) == float(cancelling["forward"])
+    assert float(alike["sum_forward"]) == pytest.approx(0.08)
+    assert float(cancelling["sum_forward"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_signals_of_images_are_pixels_and_errors_of_a_softmax() -> None:
+    images = jnp.arange(12.0).reshape(3, 4) + 100
+    xs, es = draw_signals(jax.random.key(0), "mnist", images, (5, 6, 7, 8))
+    assert xs.shape == (5, 6, 8)
+    assert es.shape == (5, 6, 7)
+    assert set(np.unique(xs)) <= set(np.asarray(images).ravel().tolist())
+    np.testing.assert_allclose(es.sum(-1), 0, atol=1e-5)
+    assert bool(((es < 0).sum(-1) == 1).all())
+
+
+def test_random_signals_have_alike_inputs_and_bounded_errors() -> None:
+    xs, es = draw_signals(jax.random.key(0), "random", jnp.zeros((1, 1)), (50, 6, 7, 8))
+    assert bool((xs[..., :4] == xs[..., :1]).all())
+    assert bool((xs[..., 4:] != xs[..., :1]).all())
+    assert float(jnp.abs(es).max()) <= 1
+
+
+def test_cloning_learns_and_resumes_bit_by_bit(memory: type) -> None:
+    """A short training lowers the loss; stopped and started again it ends with the same parameters."""
+    config = Clone(units=8, iterations=500, grids=4, inputs=4, outputs=4)
+    whole = memory()
+    first = clone.train(config, [0, 1], whole)
+    losses = np.array([line["loss"] for _, line in whole.lines])
+    assert losses.shape == (2, 2)
+    assert (losses[-1] < losses[0]).all()
+    cut = memory(stop_at=250)
+    with pytest.raises(KeyboardInterrupt):
+        clone.train(config, [0, 1], cut)
+    cut.stop_at = None
+    second = clone.train(config, [0, 1], cut)
+    for name, array in first.parameters.items():
+        np.testing.assert_array_equal(array, second.parameters[name])

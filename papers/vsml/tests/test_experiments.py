@@ -1,0 +1,134 @@
+"""Meta-training and meta-testing end to end, on made-up data."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import to_dict
+from common.errors import RefigureError
+from common.evolution import OpenES, Params, raw
+from papers.vsml import descent, meta_test, meta_train, tasks, unroll
+from papers.vsml.clone import init_clone
+from papers.vsml.config import Clone, Descent, MetaTest, MetaTrain, Unroll
+from papers.vsml.learners import make_learner
+from papers.vsml.tasks import Episodes
+
+STAGES = {"sides": (2, 3), "lengths": (6, 8), "iterations": (25, 50), "rates": (0.01, 0.003)}
+SMALL = {"episodes": 4, "units": 4, "message": 2, "projections": 3}
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten noisy patterns instead of images."""
+
+    def load(name: str, split: str, side: int) -> Episodes:
+        rng = np.random.default_rng(len(name))
+        patterns, labels = rng.standard_normal((10, side**2)), rng.integers(0, 10, 300)
+        images = patterns[labels] + 0.1 * rng.standard_normal((300, side**2))
+        return Episodes("mnist", side, jnp.asarray(images, jnp.float32), jnp.asarray(labels), split == "train")
+
+    monkeypatch.setattr(tasks, "load", load)
+
+
+@pytest.mark.parametrize(("settings", "stop"), [
+    ({"optimiser": "backprop", "clip": 1.0, "backward_pass": True, **STAGES}, 50),
+    ({"optimiser": "es", **STAGES}, 25),
+])  # fmt: skip
+def test_stopped_in_any_stage_it_ends_the_same(settings: dict, stop: int, memory: type) -> None:
+    config = MetaTrain(**SMALL | settings)
+    whole = meta_train.train(config, [0, 1], memory())
+    cut = memory(stop_at=stop)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train.train(config, [0, 1], cut)
+    cut.stop_at = None
+    again = meta_train.train(config, [0, 1], cut)
+    assert again.metrics == whole.metrics
+    for name, array in whole.parameters.items():
+        np.testing.assert_array_equal(array, again.parameters[name])
+    assert cut.shown[-1] == (75, 75)
+
+
+def test_seeds_do_not_influence_one_another(memory: type) -> None:
+    config = MetaTrain(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(10,), rates=(0.01,))
+    both, alone = (meta_train.train(config, seeds, memory()).parameters for seeds in ([0, 1], [1]))
+    for name, array in alone.items():
+        np.testing.assert_allclose(both[name][1:], array, rtol=1e-4, atol=1e-5)
+
+
+def test_meta_training_learns_to_learn(memory: type) -> None:
+    """On ten patterns the loss falls below that of guessing."""
+    config = MetaTrain(
+        learner="meta_rnn", optimiser="backprop", units=16, sides=(3,), lengths=(20,), iterations=(150,), rates=(0.01,),
+        episodes=16, projected=0.0,
+    )  # fmt: skip
+    assert meta_train.train(config, [0], memory()).metrics["loss"][0] < 1.5
+
+
+def test_evolution_estimates_the_slope(x64: None) -> None:
+    """Averaged over many pairs it points along the slope of backpropagation (card, invariant 3)."""
+    config = MetaTrain(optimiser="es", units=2, message=2, sides=(2,), lengths=(4,), iterations=(1,), rates=(1.0,))
+    learner = make_learner(config, 4)
+    params = jax.tree.map(lambda array: array.astype(float), learner.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    x, labels = jnp.asarray(rng.standard_normal((4, 2, 4))), jnp.asarray(rng.integers(0, 10, (4, 2)))
+
+    def loss(params: object) -> jax.Array:
+        logits = learner.learn(params, jax.random.key(1), x, jax.nn.one_hot(labels, 10))
+        return meta_train.meta_loss(logits, labels)
+
+    strategy, settings = OpenES(20_000, shape=raw), Params(sigma=0.01, lr=1.0)
+    state = strategy.init(jax.random.key(2), params, settings)
+    fitness = -jax.jit(lambda members: jax.lax.map(loss, members, batch_size=1000))(strategy.ask(state))
+    moved = strategy.tell(state, fitness, settings).centre
+    estimate, slope = (
+        np.concatenate([np.ravel(array) for array in jax.tree.leaves(tree)])
+        for tree in (jax.tree.map(jnp.subtract, params, moved), jax.grad(loss)(params))
+    )
+    assert estimate @ slope / np.linalg.norm(estimate) / np.linalg.norm(slope) > 0.98
+
+
+def finished(config: object, parameters: dict) -> SimpleNamespace:
+    """A run as a parent."""
+    return SimpleNamespace(identity=SimpleNamespace(config=to_dict(config)), parameters=parameters)
+
+
+def test_what_was_meta_trained_is_tested_at_any_size(memory: type) -> None:
+    trained = MetaTrain(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(2,), rates=(0.01,))
+    parent = finished(trained, meta_train.train(trained, [0, 1], memory()).parameters)
+    config = MetaTest(
+        tasks=("mnist",), conditions=("five classes", "shuffled"), side=5, length=20, runs=2, counts=(5, 20), again=3
+    )
+    outcome = meta_test.train(config, [0, 1], memory(), parent)
+    assert {"mnist_5", "mnist_20", "mnist_end", "shuffled_behind", "five_classes_20", "second_time"} <= set(
+        outcome.metrics
+    )
+    assert outcome.arrays["curve_mnist"].shape == (2, 20)
+    one = MetaTest(tasks=("mnist",), hidden=3, side=4, length=20, runs=2, counts=(5,))
+    assert len(meta_test.train(one, [0, 1], memory(), parent).metrics["mnist_5"]) == 2
+
+
+def test_a_learner_of_one_size_is_not_tested_at_another(memory: type) -> None:
+    trained = MetaTrain(**SMALL, learner="hebbian", sides=(3,), lengths=(6,), iterations=(2,), rates=(0.01,))
+    with pytest.raises(RefigureError, match="meta-trained for 3 x 3 pixels"):
+        meta_test.train(MetaTest(), [0], memory(), finished(trained, {}))
+
+
+def test_descent_learns_and_tunes_its_rate(memory: type) -> None:
+    settings = {"tasks": ("mnist",), "side": 3, "length": 200, "runs": 2, "counts": (50, 200), "width": 0}
+    poor = descent.train(Descent(**settings, rate=1e-5), [0, 1], memory()).metrics["mnist_200"]
+    tuned = descent.train(Descent(**settings, rates=(1e-5, 0.03)), [0, 1], memory()).metrics["mnist_200"]
+    assert min(tuned) > 0.7 > max(poor)
+
+
+def test_clones_are_unrolled_beside_the_truth(memory: type) -> None:
+    trained = Clone(units=4)
+    clones = jax.vmap(lambda key: init_clone(trained, key))(jax.random.split(jax.random.key(0)))
+    parent = finished(trained, meta_train.flatten_jax(clones))
+    config = Unroll(tasks=("mnist",), side=3, hidden=(4,), length=40, window=20, tested=10)
+    outcome = unroll.train(config, [0, 1], memory(), parent)
+    assert outcome.arrays["mnist_true_loss"].shape == (2, 2)
+    behind = np.subtract(outcome.metrics["mnist_true_test_accuracy"], outcome.metrics["mnist_clone_test_accuracy"])
+    np.testing.assert_allclose(outcome.metrics["mnist_behind"], behind)
