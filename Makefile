@@ -46,6 +46,7 @@ lint: $(READY)
 benchmark: $(READY)
 	$(BIN)/python benchmarks/bench_survae.py
 	$(BIN)/python benchmarks/bench_anml.py
+	$(BIN)/python benchmarks/bench_vsml.py
 
 gallery: $(READY)
 	$(BIN)/refigure gallery
