@@ -62,7 +62,7 @@ def measure(side: int, length: int, episodes: int, backward: bool, repeats: int)
     labels = jax.random.randint(keys[2], (episodes, length), 0, 10)
 
     def loss(params: object, x: jax.Array, labels: jax.Array) -> jax.Array:
-        cells = initial_cells(keys[3], network, 16, x.shape[1])
+        cells = initial_cells(jax.random.split(keys[3], x.shape[1]), network, 16)
         return meta_loss(learn_online(params, network, cells, x, jax.nn.one_hot(labels, 10)), labels)
 
     if backward:

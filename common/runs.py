@@ -75,6 +75,7 @@ class Run:
         self._saved = self._started
         self._before = 0.0
         self._sessions = 0
+        self._mine = False
         self.step = 0
 
     def begin(self) -> None:
@@ -128,6 +129,7 @@ class Run:
         }
         checkpoint.save(self.folder / RESUME, state, meta)
         self._saved = time.monotonic()
+        self._mine = True
         self.step = int(step)
 
     def restore(self) -> tuple[int, dict[str, np.ndarray]] | None:
@@ -143,8 +145,9 @@ class Run:
             return None
         arrays, meta = checkpoint.load(self.folder / RESUME, expect={"key": self.plan.identity.key})
         self.step = int(meta["step"])
-        self._before = float(meta["seconds"])
-        self._sessions = int(meta["sessions"])
+        if not self._mine:  # a loop after another reads what this session wrote, whose time is counted already
+            self._before = float(meta["seconds"])
+            self._sessions = int(meta["sessions"])
         _keep_lines(self.folder / "metrics.jsonl", self.step)
         return self.step, arrays
 

@@ -106,7 +106,10 @@ def cloning_loss(
     the size of e. What nodes hear counts as well, the sum over a node's synapses divided by the root of their number:
     errors that many synapses share add up in a network.
     """
-    scale = jnp.array([1.0, rule.rate, 4 * rule.bias_rate])
+    weight, bias = (
+        rule.rate,
+        4 * rule.bias_rate,
+    )  # biases count less: equal errors of all synapses of a node matter less
 
     @jax.checkpoint
     def step(state: State, example: tuple[Array, Array]) -> tuple[State, Array]:
@@ -118,8 +121,8 @@ def cloning_loss(
         size = jnp.abs(e)[..., None] + 0.1
         off = jnp.stack([
             y - aim.forward,
-            (state.c[WEIGHT] - w - aim.dw) / (scale[1] * size),
-            (state.c[BIAS] - b - aim.db) / (scale[2] * size),
+            (state.c[WEIGHT] - w - aim.dw) / (weight * size),
+            (state.c[BIAS] - b - aim.db) / (bias * size),
             (d - aim.backward) / size,
         ])  # fmt: skip
         alone = (off**2).mean((1, 2, 3))
@@ -235,7 +238,7 @@ def draw_signals(
     of mixed scales. `mnist`: pixels of images, and errors of a softmax over random logits.
     """
     u, e, b, a = shape
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 5)
     if kind == "random":
         spread = jnp.exp(jax.random.uniform(keys[0], (u, e, 1), minval=-1.5, maxval=0.7))
         x = spread * jax.random.normal(keys[1], (u, e, a))

@@ -1,12 +1,11 @@
 """The settings of the experiments; `paper.yaml` says which variant and scale sets what."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-__all__ = ["CONDITIONS", "TASKS", "Descent", "MetaTest", "MetaTrain", "TaskName"]
+__all__ = ["CONDITIONS", "Clone", "Descent", "MetaTest", "MetaTrain", "TaskName", "Unroll"]
 
 TaskName = Literal["mnist", "fashion-mnist", "cifar10-grey", "spoken-digits", "omniglot", "random", "sum-sign"]
-TASKS = get_args(TaskName)
 CONDITIONS = ("five classes", "21 pixels", "48 pixels", "projected", "shuffled")
 """Of the test of invariances (official code)."""
 
@@ -80,6 +79,15 @@ class MetaTrain:
         )  # fmt: skip
         if len({len(self.sides), len(self.lengths), len(self.iterations), len(self.rates)}) != 1:
             raise ValueError("sides, lengths, iterations and rates must have one value a stage each")
+        if not self.sides:
+            raise ValueError("sides, lengths, iterations and rates must have at least one stage")
+        if self.learner != "vsml":
+            for name in ("message", "hidden", "convolutions", "normed", "micro_ticks", "feed_label", "backward_pass",
+                         "input_offset", "forget_offset", "read_out"):  # fmt: skip
+                if getattr(self, name) != getattr(MetaTrain, name):
+                    raise ValueError(f"{name} is for vsml and means nothing to {self.learner}")
+        if self.optimiser == "es" and self.clip:
+            raise ValueError("clip is for backprop and means nothing to evolution strategies")
         if not self.tasks:
             raise ValueError("tasks must name at least one data set")
         if self.learner != "vsml" and len(set(self.sides)) > 1:
@@ -101,7 +109,7 @@ class MetaTest:
     tasks: tuple[TaskName, ...] = ("mnist", "fashion-mnist")
     """Data sets, test split."""
     conditions: tuple[str, ...] = ()
-    """Other sizes and disguises of MNIST, by the names of `evaluation.CONDITIONS`."""
+    """Other sizes and disguises of MNIST, by the names of `CONDITIONS`."""
     side: int = 28
     """Pixels a side."""
     hidden: int = 0
@@ -113,7 +121,7 @@ class MetaTest:
     counts: tuple[int, ...] = (100, 500, 2000)
     """Numbers of examples after which the accuracy so far is reported."""
     again: int = 0
-    """Images that are shown twice in a row, of which the probabilities are kept (section 5); 0 for none."""
+    """Images that are shown twice, in blocks of ten, of which the probabilities are kept (section 5); 0 for none."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Of matrix products on a GPU."""
 
@@ -124,8 +132,8 @@ class MetaTest:
         unknown = [name for name in self.conditions if name not in CONDITIONS]
         if unknown:
             raise ValueError(f"conditions: no {unknown[0]!r}; there are {', '.join(CONDITIONS)}")
-        if min(self.hidden, self.again) < 0:
-            raise ValueError("hidden and again must be 0 or positive")
+        if min(self.hidden, self.again) < 0 or self.again % 10 or self.again > 1000:
+            raise ValueError("hidden must be 0 or positive, again a multiple of 10 up to 1000")
 
 
 @dataclass(frozen=True)
@@ -137,13 +145,15 @@ class Descent(MetaTest):
     rate: float = 0.001
     """Learning rate (official code: 0.001 for Adam, 0.01 for SGD)."""
     rates: tuple[float, ...] = ()
-    """Learning rates to choose from by accuracy over 500 training images; none for `rate` as it is."""
+    """Learning rates to choose from by accuracy on streams of 500 training images; none for `rate` as it is."""
     width: int = 160
     """Nodes of the hidden layer (official code); 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "rate")
+        _positive(self, "rate", "rates")
+        if self.width < 0:
+            raise ValueError(f"width must be 0 or positive, not {self.width}")
         if self.conditions or self.hidden:
             raise ValueError("conditions and hidden are for meta-learned networks")
 
@@ -196,7 +206,7 @@ class Clone:
 class Unroll:
     """Online learning by networks of clones, beside the algorithm that was cloned."""
 
-    tasks: tuple[TaskName, ...] = ("mnist", "fashion-mnist")
+    tasks: tuple[Literal["mnist", "fashion-mnist"], ...] = ("mnist", "fashion-mnist")
     """Data sets; learned are training images."""
     side: int = 28
     """Pixels a side."""
@@ -204,8 +214,6 @@ class Unroll:
     """Nodes of hidden layers."""
     length: int = 60_000
     """Examples, one after the other."""
-    runs: int = 1
-    """Streams, of which each starts from its own weights."""
     window: int = 500
     """Examples to a point of the curves."""
     tested: int = 10_000
@@ -214,7 +222,7 @@ class Unroll:
     """Of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
-        _positive(self, "side", "length", "runs", "window", "tested")
+        _positive(self, "side", "length", "window", "tested")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden must be widths, not {self.hidden}")
         if self.length % self.window:

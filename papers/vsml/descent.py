@@ -1,4 +1,4 @@
-"""Online SGD and Adam on the streams that meta-learned algorithms are tested on."""
+"""Online SGD and Adam on the very streams that meta-learned algorithms are tested on."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +12,8 @@ from common.recorder import Outcome, Recorder
 from papers.vsml import tasks
 from papers.vsml.baselines import init_perceptron, online_descent
 from papers.vsml.config import Descent
-from papers.vsml.evaluation import Learn, Stream, watch
+from papers.vsml.evaluation import Stream, watch
+from papers.vsml.learners import Learn
 from papers.vsml.meta_test import measure_streams
 
 __all__ = ["train"]
@@ -24,17 +25,18 @@ TRIAL = 500
 
 def train(config: Descent, seeds: Sequence[int], run: Recorder) -> Outcome:
     """One test a seed: seeds differ in streams and initial weights."""
-    return measure_streams(config, partial(_learner, config), partial(_rates, config, seeds), seeds, run, together=0)
+    return measure_streams(config, partial(_learner, config), partial(_rates, config, seeds), seeds, run)
 
 
 def _rates(config: Descent, seeds: Sequence[int], stream: Stream) -> Float[Array, " S"]:
     """Of each seed the rate of the configuration, or the best of several on training images of the same task."""
     if not config.rates:
         return jnp.full(len(seeds), config.rate)
-    trial = Stream(tasks.load(stream.source.name, "train", stream.source.side), stream.outputs)
+    source = tasks.load(stream.source.name, "train", stream.source.side)
+    trial = Stream(source, stream.outputs)
     rates = jnp.asarray(config.rates)
     every, whose = jnp.repeat(rates, len(seeds)), list(seeds) * len(rates)
-    right = watch(_learner(config, trial), every, trial, whose, config.runs, TRIAL)
+    right = watch(_learner(config, trial), every, trial, whose, config.runs, TRIAL, "trial")
     return rates[right.reshape(len(rates), len(seeds), -1).mean(-1).argmax(0)]
 
 
@@ -43,10 +45,10 @@ def _learner(config: Descent, stream: Stream) -> Learn:
     make = {"sgd": optax.sgd, "adam": optax.adam}[config.optimiser]
     sizes = [size for size in (stream.source.inputs, config.width, stream.outputs) if size]
 
-    def learn(rate: Array, key: Array, x: Array, labels: Array) -> Array:
+    def learn(rate: Array, keys: Array, x: Array, labels: Array) -> Array:
         def episode(key: Array, x: Array, labels: Array) -> Array:
             return online_descent(init_perceptron(key, sizes), make(rate), x, labels)
 
-        return jax.vmap(episode, in_axes=(0, 1, 1), out_axes=1)(jax.random.split(key, x.shape[1]), x, labels)
+        return jax.vmap(episode, in_axes=(0, 1, 1), out_axes=1)(keys, x, labels)
 
     return learn

@@ -11,22 +11,24 @@ from jaxtyping import Array, Float, Int
 from common.seeding import jax_key
 from papers.vsml import tasks
 from papers.vsml.config import TaskName
-from papers.vsml.learners import OUTPUTS
+from papers.vsml.learners import Learn
 from papers.vsml.tasks import Episodes
 
-__all__ = ["Learn", "Stream", "condition", "cumulative", "seen_again", "summarise", "watch"]
+__all__ = ["Stream", "condition", "cumulative", "seen_again", "summarise", "watch"]
 
-Learn = Callable[[Any, Array, Float[Array, "T E A"], Float[Array, "T E B"]], Float[Array, "T E B"]]
-"""Parameters, key, inputs and one-hot labels to logits."""
 FIVE = (5, 8, 1, 4, 2)
 """Classes of the condition of five, in the order of their new labels (official code)."""
+
+
+BLOCK = 10
+"""Images that are shown before they all come again."""
 
 
 class Stream(NamedTuple):
     """Where examples come from, how many classes they have, and what is done to them."""
 
     source: Episodes
-    outputs: int = OUTPUTS
+    outputs: int
     change: Callable[[Array, Array], Array] | None = None
     """Key and inputs (T, A) to inputs."""
 
@@ -42,16 +44,25 @@ def condition(name: str, task: TaskName) -> Stream:
         source = Episodes(source.name, side, source.images[kept], jnp.asarray(new))
         return Stream(source, len(FIVE))
     if name == "projected":
-        return Stream(source, change=tasks.project)
+        return Stream(source, 10, tasks.project)
     if name == "shuffled":
-        return Stream(source, change=lambda key, x: x[:, jax.random.permutation(key, x.shape[1])])
-    return Stream(source)
+        return Stream(source, 10, lambda key, x: x[:, jax.random.permutation(key, x.shape[1])])
+    return Stream(source, 10)
 
 
 def watch(
-    learn: Learn, params: Any, stream: Stream, seeds: Sequence[int], runs: int, length: int, together: int = 0
+    learn: Learn,
+    params: Any,
+    stream: Stream,
+    seeds: Sequence[int],
+    runs: int,
+    length: int,
+    purpose: str = "test",
+    together: int = 0,
 ) -> Float[np.ndarray, "S runs T"]:
     """Whether each prediction of so many runs a seed was right, one after the other.
+
+    A run's examples depend on its seed, number and purpose alone: all learners meet the same.
 
     Arguments:
         params: With a leading axis of seeds.
@@ -59,21 +70,20 @@ def watch(
     """
     most = stream.source.most
     length = length if most is None else min(length, most)
-    together = together or runs
 
     @jax.jit
     def every(params: Any, source: Episodes, keys: Array) -> Array:
-        def some(params: Any, key: Array) -> Array:
-            keys = jax.random.split(key, 3)
-            x, labels = jax.vmap(lambda key: source.draw(key, length))(jax.random.split(keys[0], together))
+        def some(params: Any, keys: Array) -> Array:
+            drawing, changing, starting = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+            x, labels = jax.vmap(lambda key: source.draw(key, length))(drawing)
             if stream.change is not None:
-                x = jax.vmap(stream.change)(jax.random.split(keys[1], together), x)
-            x, labels = x.swapaxes(0, 1), labels.T
-            return learn(params, keys[2], x, jax.nn.one_hot(labels, stream.outputs)).argmax(-1).T == labels.T
+                x = jax.vmap(stream.change)(changing, x)
+            logits = learn(params, starting, x.swapaxes(0, 1), jax.nn.one_hot(labels.T, stream.outputs))
+            return labels == logits.argmax(-1).T
 
-        return jax.lax.map(lambda mine: jax.lax.map(lambda key: some(mine[0], key), mine[1]), (params, keys))
+        return jax.lax.map(lambda mine: jax.lax.map(lambda keys: some(mine[0], keys), mine[1]), (params, keys))
 
-    keys = _keys(seeds, runs // together, "runs", stream)
+    keys = _keys(seeds, runs, purpose, stream).reshape(len(seeds), -1, together or runs)
     return np.asarray(every(params, stream.source, keys)).reshape(len(seeds), runs, length)
 
 
@@ -94,19 +104,27 @@ def summarise(curves: Float[np.ndarray, "S T"], counts: Sequence[int]) -> dict[s
 def seen_again(
     learn: Learn, params: Any, stream: Stream, seeds: Sequence[int], runs: int, length: int
 ) -> tuple[Float[np.ndarray, "S runs T 2"], Float[np.ndarray, "S 2*T B"], Int[np.ndarray, "S 2*T"]]:
-    """Probability of an example's class when it is new and when it comes again at once (section 5).
+    """Probability of an example's class when it is new and when it comes again (section 5).
+
+    Examples come in blocks of `BLOCK`, every block twice: between both looks at an image lie nine others.
 
     Returns:
         Both probabilities of each example of so many runs; of the first run all probabilities, and the labels.
     """
 
+    def twice(array: Array) -> Array:
+        blocks = array.reshape(-1, 1, BLOCK, *array.shape[1:])
+        return jnp.concatenate([blocks, blocks], 1).reshape(-1, *array.shape[1:])
+
     @jax.jit
     def every(params: Any, source: Episodes, keys: Array) -> tuple[Array, Array, Array]:
         def one(params: Any, key: Array) -> tuple[Array, Array, Array]:
             keys = jax.random.split(key)
-            x, labels = (jnp.repeat(array, 2, 0) for array in source.draw(keys[0], length))
-            p = jax.nn.softmax(learn(params, keys[1], x[:, None], jax.nn.one_hot(labels, OUTPUTS)[:, None])[:, 0])
-            return jnp.take_along_axis(p, labels[:, None], 1).reshape(length, 2), p, labels
+            x, labels = (twice(array) for array in source.draw(keys[0], length))
+            logits = learn(params, keys[1:], x[:, None], jax.nn.one_hot(labels, stream.outputs)[:, None])
+            p = jax.nn.softmax(logits[:, 0])
+            mine = jnp.take_along_axis(p, labels[:, None], 1).reshape(-1, 2, BLOCK)
+            return mine.swapaxes(1, 2).reshape(length, 2), p, labels
 
         return jax.lax.map(lambda mine: jax.lax.map(lambda key: one(mine[0], key), mine[1]), (params, keys))
 

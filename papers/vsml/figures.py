@@ -33,7 +33,8 @@ LEARNERS = {
     "vsml_es": ("VSML, by evolution", PALETTE[9], "-"),
     "vsml_backprop": ("VSML, by backpropagation", PALETTE[9], "-"),
     "vsml_deeper": ("VSML, on a deeper grid", PALETTE[6], "-"),
-    "vsml_deep": ("VSML, hidden layer", PALETTE[6], "-"),
+    "vsml_deep": ("VSML, hidden layer", PALETTE[6], "--"),
+    "vsml_on_others": ("VSML, trained on all but MNIST", PALETTE[0], ":"),
     "vsml_conv": ("VSML, convolutions", PALETTE[5], "-"),
     "meta_rnn": ("Meta RNN", PALETTE[3], "-"),
     "hebbian": ("Hebbian fast weights", PALETTE[1], "-"),
@@ -46,6 +47,8 @@ LEARNERS = {
     "sgd_deep": ("SGD, hidden layer", PALETTE[8], "--"),
 }
 """Title, colour and line of each, in the order of legends."""
+ASIDE = ("vsml_deep", "vsml_conv", "vsml_on_others")
+"""Not in the figure of learning to learn, which has enough lines."""
 TASKS = {
     "mnist": "MNIST",
     "fashion-mnist": "Fashion-MNIST",
@@ -64,6 +67,20 @@ CONDITIONS = {
     "shuffled": "pixels shuffled",
 }
 CLONES = {"random": ("cloned on random data", PALETTE[0]), "mnist": ("cloned on MNIST", PALETTE[1])}
+ABLATIONS = {
+    "as_meta_trained": "as at scale cpu",
+    "error_late": "error with the next example, 2 ticks before it",
+    "two_ticks": "2 ticks before and after the error",
+    "label_fed": "label heard beside the error",
+    "published_offsets": "gate offsets -5 and 5, as published",
+    "published_read_out": "read-out not enlarged, as published",
+    "offsets_and_read_out": "both as published",
+    "not_projected": "no projections",
+    "normed": "messages normalised",
+    "n4": "N = 4",
+    "n8": "N = 8",
+    "n32": "N = 32",
+}
 BAND = "Bands: two standard errors over seeds on either side."
 
 
@@ -89,7 +106,7 @@ class Shown:
 
 def learning(runs: Sequence[FinishedRun]) -> Drawing:
     """Their Fig. 6: accuracy over all inputs so far, on the data set of meta-training and on another."""
-    found = _by_variant(runs, LEARNERS)
+    found = _by_variant(runs, {name: None for name in LEARNERS if name not in ASIDE})
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.6), sharey=True, layout="constrained")
     rows: list[dict[str, Any]] = []
     for axis, task in zip(axes, ("mnist", "fashion-mnist"), strict=True):
@@ -123,7 +140,7 @@ def invariances(runs: Sequence[FinishedRun]) -> Drawing:
 
 def unseen(runs: Sequence[FinishedRun]) -> Drawing:
     """Their Fig. 8, the row of MNIST: accuracy over 2000 examples of every data set."""
-    kinds = ("vsml", "meta_rnn", "hebbian", "fast_weight_memory", "sgd", "adam")
+    kinds = ("vsml", "meta_rnn", "hebbian", "fast_weight_memory", "sgd", "sgd_tuned", "adam")
     found = _by_variant(runs, dict.fromkeys(kinds))
     tasks = [task for task in TASKS if any(one.has(f"curve_{task}") for one in found)]
     figure, axis = plt.subplots(figsize=(8.6, 3.9), layout="constrained")
@@ -139,6 +156,7 @@ def unseen(runs: Sequence[FinishedRun]) -> Drawing:
             low, high = mean_interval(values) or (values.mean(), values.mean())
             axis.bar(x, values.mean(), 0.9 * width, color=colour)
             axis.plot([x, x], [low, high], color="0.1", linewidth=0.9)
+            axis.plot(np.full(len(values), x), values, "o", color="0.1", markersize=1.8)
             rows += [{"data": task, "learner": title, "seed_index": i, "accuracy": v} for i, v in enumerate(values)]
     axis.set_xticks(range(len(tasks)), [TASKS[task] for task in tasks], fontsize=8)
     axis.set(ylabel="accuracy over all examples", ylim=(0, 1))
@@ -147,13 +165,13 @@ def unseen(runs: Sequence[FinishedRun]) -> Drawing:
         chance = 0.5 if task == "sum-sign" else 0.1
         axis.plot([column - 0.45, column + 0.45], [chance, chance], color="0.4", linestyle=":", linewidth=1)
     _legend(figure, found, LEARNERS)
-    notes = [_seeds(found), "Lines on bars: 95 % bootstrap intervals over seeds. Dotted: chance."]
+    notes = [_seeds(found), "Dots: seeds; lines: 95 % bootstrap intervals of their mean. Dotted: chance."]
     return Drawing(figure, pd.DataFrame(rows), _names(found), notes)
 
 
 def introspection(runs: Sequence[FinishedRun]) -> Drawing:
-    """Their Section 5: class probabilities while every image comes twice; VSML beside gradient descent."""
-    found = _by_variant(runs, {"vsml": None, "adam": None})
+    """Their Section 5: class probabilities while every image comes twice; VSML beside SGD."""
+    found = _by_variant(runs, {"vsml": None, "sgd": None})
     figure, axes = plt.subplots(len(found), 1, figsize=(8.2, 2.3 * len(found)), sharex=True, layout="constrained")
     rows = []
     for axis, one in zip(np.atleast_1d(axes), found, strict=True):
@@ -163,14 +181,16 @@ def introspection(runs: Sequence[FinishedRun]) -> Drawing:
         axis.scatter(range(count), labels[:count], s=9, facecolors="none", edgecolors="white", linewidths=0.8)
         first, second = one.metric("first_time").mean(), one.metric("second_time").mean()
         title = LEARNERS[one.variant][0]
-        axis.set_title(f"{title}: probability of the class {first:.2f} at first, {second:.2f} right after", fontsize=9)
+        axis.set_title(
+            f"{title}: probability of the class {first:.2f} at the first look, {second:.2f} at the second", fontsize=9
+        )
         axis.set(ylabel="class", yticks=range(0, 10, 3))
         rows += [
             {"learner": title, "example": i, "label": int(labels[i]), "class": k, "probability": p[i, k]}
             for i in range(count)
             for k in range(p.shape[1])
         ]
-    axis.set_xlabel("example; each image comes twice in a row")
+    axis.set_xlabel("example; ten images, the same ten again, ten others, ...")
     figure.colorbar(image, ax=axes, label="probability", fraction=0.03)
     note = "First run of the first seed; circles: the class. Numbers: means over all runs and seeds."
     return Drawing(figure, pd.DataFrame(rows), _names(found), [note])
@@ -199,6 +219,10 @@ def _cloning(runs: Sequence[FinishedRun], depth: str) -> Drawing:
                 window = one.runs[0].identity.config["window"]
                 labels = {"data": task, "measure": measure, "learner": title}
                 rows += _curve(axis, one, f"{task}_clone_{measure}", colour, "-", labels, window)
+                if measure == "accuracy":
+                    ours = one.metric(f"{task}_clone_test_accuracy").mean()
+                    axis.plot([1.0], [ours], "D", color=colour, transform=axis.get_yaxis_transform(), clip_on=False)
+                    rows.append({**labels, "measure": "test accuracy", "mean": ours})
             labels = {"data": task, "measure": measure, "learner": "gradient descent"}
             rows += _curve(axis, found[0], f"{task}_true_{measure}", "0.2", "--", labels, window)
             axis.set_ylabel("cross-entropy" if measure == "loss" else "accuracy")
@@ -242,7 +266,7 @@ def meta_training(runs: Sequence[FinishedRun]) -> Drawing:
 
 
 def ablations(runs: Sequence[FinishedRun]) -> Drawing:
-    """Accuracy over training episodes after a short meta-training, one change at a time."""
+    """Accuracy over training episodes after a short meta-training under other settings."""
     found = _by_variant(runs, {run.identity.variant: None for run in runs})
     figure, axis = plt.subplots(figsize=(6.2, 0.34 * len(found) + 1), layout="constrained")
     rows = []
@@ -251,10 +275,10 @@ def ablations(runs: Sequence[FinishedRun]) -> Drawing:
         axis.plot(values, np.full(len(values), place), "o", color=PALETTE[0], markersize=4.5, alpha=0.8)
         axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color="0.1")
         rows += [{"variant": one.variant, "seed_index": i, "accuracy": v} for i, v in enumerate(values)]
-    axis.set_yticks(range(len(found)), [one.variant.replace("_", " ") for one in found], fontsize=8)
+    axis.set_yticks(range(len(found)), [ABLATIONS.get(one.variant, one.variant) for one in found], fontsize=8)
     axis.invert_yaxis()
     axis.axvline(0.1, color="0.5", linestyle=":", linewidth=1)
-    axis.set(xlabel="accuracy over episodes of 40 examples of 4 x 4 pixels", xlim=(0, None))
+    axis.set(xlabel="accuracy over whole training episodes", xlim=(0, None))
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     return Drawing(
         figure, pd.DataFrame(rows), _names(found), ["One dot a seed; the bar is their mean. Dotted: chance."]

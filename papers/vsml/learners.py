@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from papers.vsml import baselines
 from papers.vsml.config import MetaTrain
@@ -14,7 +14,7 @@ from papers.vsml.layers import Conv, Dense, Layer
 from papers.vsml.network import Network, initial_cells, learn_online
 from papers.vsml.sub_rnn import GateOffsets, init_sub_rnn
 
-__all__ = ["OUTPUTS", "Learner", "make_learner", "vsml_learner"]
+__all__ = ["OUTPUTS", "Learn", "Learner", "make_learner", "vsml_learner"]
 
 OUTPUTS = 10
 """Classes of the tasks; of those with fewer the last outputs are never right."""
@@ -23,13 +23,16 @@ CHANNELS = 8
 """Of convolutional layers (official code)."""
 
 
+Learn = Callable[[Any, Key[Array, " E"], Float[Array, "T E A"], Float[Array, "T E B"]], Float[Array, "T E B"]]
+
+
 class Learner(NamedTuple):
     """A learning algorithm with parameters that are meta-learned."""
 
     init: Callable[[Array], Any]
     """Key to parameters."""
-    learn: Callable[[Any, Array, Float[Array, "T E A"], Float[Array, "T E B"]], Float[Array, "T E B"]]
-    """Parameters, key, inputs and one-hot labels to logits; each before its label was seen."""
+    learn: Learn
+    """Parameters, a key an episode, inputs and one-hot labels to logits; each before its label was seen."""
 
 
 def make_learner(config: MetaTrain, inputs: int) -> Learner:
@@ -45,7 +48,7 @@ def make_learner(config: MetaTrain, inputs: int) -> Learner:
         ),
     }[config.learner]
     return Learner(
-        lambda key: init(key, inputs=inputs, outputs=OUTPUTS), lambda params, key, x, label: learn(params, x, label)
+        lambda key: init(key, inputs=inputs, outputs=OUTPUTS), lambda params, keys, x, label: learn(params, x, label)
     )
 
 
@@ -66,7 +69,7 @@ def vsml_learner(config: MetaTrain, inputs: int, outputs: int, hidden: int) -> L
         offsets=GateOffsets(config.input_offset, config.forget_offset),
     )
 
-    def learn(params: Any, key: Array, x: Array, label: Array) -> Array:
-        return learn_online(params, network, initial_cells(key, network, config.units, x.shape[1]), x, label)
+    def learn(params: Any, keys: Array, x: Array, label: Array) -> Array:
+        return learn_online(params, network, initial_cells(keys, network, config.units), x, label)
 
     return Learner(lambda key: init_sub_rnn(key, config.units, config.message, config.normed, config.read_out), learn)

@@ -12,9 +12,9 @@ from common.errors import RefigureError
 from common.recorder import Outcome, Recorder
 from common.trees import unflatten_jax
 from papers.vsml import tasks
-from papers.vsml.config import MetaTest, MetaTrain
-from papers.vsml.evaluation import Learn, Stream, condition, cumulative, seen_again, summarise, watch
-from papers.vsml.learners import make_learner, vsml_learner
+from papers.vsml.config import MetaTest, MetaTrain, TaskName
+from papers.vsml.evaluation import Stream, condition, cumulative, seen_again, summarise, watch
+from papers.vsml.learners import OUTPUTS, Learn, make_learner, vsml_learner
 from papers.vsml.meta_train import untrained
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
             "no conditions and hidden=0"
         )
     params = unflatten_jax(untrained(trained, seeds), parent.parameters)
-    together = math.gcd(config.runs, TOGETHER) if trained.learner == "vsml" else 0
-    return measure_streams(config, partial(_learn, config, trained), params, seeds, run, together)
+    learner = partial(_learn, config, trained)
+    if trained.learner == "vsml":
+        return measure_streams(config, learner, params, seeds, run, math.gcd(config.runs, TOGETHER))
+    return measure_streams(config, learner, params, seeds, run, outputs=OUTPUTS)
 
 
 def measure_streams(
@@ -50,41 +52,46 @@ def measure_streams(
     params: Any,
     seeds: Sequence[int],
     run: Recorder,
-    together: int,
+    together: int = 0,
+    outputs: int = 0,
 ) -> Outcome:
     """Everything that is measured on learners; `learner(stream)` gives what learns a stream.
 
     Arguments:
         params: With a leading axis of seeds; or a function of the stream that gives them.
         together: Runs that are computed at once; 0 for all.
+        outputs: Of all streams; 0 for as many as a data set has classes.
     """
     metrics: dict[str, list[float]] = {}
     arrays: dict[str, np.ndarray] = {}
     total = len(config.tasks) + len(config.conditions)
 
+    def stream_of(name: TaskName) -> Stream:
+        source = tasks.load(name, "test", config.side)
+        return Stream(source, outputs or source.classes)
+
     def measure(name: str, stream: Stream) -> None:
         mine = params(stream) if callable(params) else params
-        right = watch(learner(stream), mine, stream, seeds, config.runs, config.length, together)
+        right = watch(learner(stream), mine, stream, seeds, config.runs, config.length, together=together)
         curves = cumulative(right)
         arrays[f"curve_{name}"] = curves.mean(1).astype(np.float32)
-        arrays[f"spread_{name}"] = curves.std(1).astype(np.float32)
         for key, values in summarise(curves.mean(1), config.counts).items():
             metrics[f"{name}_{key}"] = values.tolist()
-        run.progress(len(arrays) // 2, total)
+        run.progress(len(arrays), total)
 
     for name in config.tasks:
-        measure(name, Stream(tasks.load(name, "test", config.side)))
+        measure(name, stream_of(name))
     for name in config.conditions:
         key = name.replace(" ", "_")
         measure(key, condition(name, "mnist"))
-        if "mnist" in config.tasks:
+        if "mnist" in config.tasks and config.side == tasks.SIDE:
             metrics[f"{key}_behind"] = (arrays["curve_mnist"][:, -1] - arrays[f"curve_{key}"][:, -1]).tolist()
     if config.again:
-        stream = Stream(tasks.load("mnist", "test", config.side))
+        stream = stream_of("mnist")
         mine = params(stream) if callable(params) else params
         both, p, labels = seen_again(learner(stream), mine, stream, seeds, config.runs, config.again)
         metrics |= {"first_time": both[..., 0].mean((1, 2)).tolist(), "second_time": both[..., 1].mean((1, 2)).tolist()}
-        arrays |= {"again_probability": both.mean(1), "shown_probability": p, "shown_label": labels}
+        arrays |= {"shown_probability": p, "shown_label": labels}
     return Outcome(metrics=metrics, arrays=arrays)
 
 

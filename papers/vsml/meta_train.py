@@ -19,7 +19,7 @@ from papers.vsml.config import MetaTrain
 from papers.vsml.learners import OUTPUTS, Learner, make_learner
 from papers.vsml.tasks import Episodes
 
-__all__ = ["draw_episodes", "measure", "meta_loss", "train"]
+__all__ = ["draw_episodes", "measure", "meta_loss", "train", "untrained"]
 
 CHUNK = 25
 """Meta-iterations between two lines of the metrics stream."""
@@ -65,7 +65,8 @@ def _last(
     def member(params: Any, key: Array) -> dict[str, Array]:
         keys = jax.random.split(key)
         x, labels = draw_episodes(config, sources, keys[0], config.episodes, config.lengths[-1])
-        logits = learner.learn(params, keys[1], x, jax.nn.one_hot(labels, OUTPUTS))
+        starts = jax.random.split(keys[1], config.episodes)
+        logits = learner.learn(params, starts, x, jax.nn.one_hot(labels, OUTPUTS))
         return {"loss": meta_loss(logits, labels)} | measure(logits, labels)
 
     mine = [jax.tree.map(lambda array, index=index: array[index], params) for index in range(len(seeds))]
@@ -132,15 +133,16 @@ def _begin_backprop(config: MetaTrain, learner: Learner, seeds: Sequence[int]) -
 def _backprop_step(config: MetaTrain, learner: Learner, length: int, rate: float) -> Any:
     adam = optax.scale_by_adam()
 
-    def loss(params: Any, keys: Array, x: Array, labels: Array) -> tuple[Array, Array]:
-        logits = learner.learn(params, keys, x, jax.nn.one_hot(labels, OUTPUTS))
+    def loss(params: Any, starts: Array, x: Array, labels: Array) -> tuple[Array, Array]:
+        logits = learner.learn(params, starts, x, jax.nn.one_hot(labels, OUTPUTS))
         return meta_loss(logits, labels), logits
 
     def member(sources: Sequence[Episodes], state: Trained, index: Int32[Array, ""]) -> tuple[Trained, Mapping]:
         keys = jax.random.split(jax.random.fold_in(state.key, index))
         x, labels = draw_episodes(config, sources, keys[0], config.episodes, length)
-        (value, logits), slope = jax.value_and_grad(loss, has_aux=True)(state.params, keys[1], x, labels)
-        norm = optax.global_norm(slope)
+        starts = jax.random.split(keys[1], config.episodes)
+        (value, logits), slope = jax.value_and_grad(loss, has_aux=True)(state.params, starts, x, labels)
+        norm = optax.tree.norm(slope)
         if config.clip:
             slope = jax.tree.map(lambda s: s * jnp.minimum(1, config.clip / norm), slope)
         update, optimiser = adam.update(slope, state.optimiser)
@@ -177,7 +179,7 @@ def _es_step(config: MetaTrain, learner: Learner, length: int, rate: float) -> A
 
         def live(params: Any, key: Array, x: Array, label: Array) -> tuple[Array, Mapping]:
             """One episode; both members of a pair have its data and its initial state."""
-            logits = learner.learn(params, key, x[:, None], jax.nn.one_hot(label[:, None], OUTPUTS))
+            logits = learner.learn(params, key[None], x[:, None], jax.nn.one_hot(label[:, None], OUTPUTS))
             return meta_loss(logits, label[:, None]), measure(logits, label[:, None])
 
         twice = [jnp.concatenate([array, array]) for array in (starts, x.swapaxes(0, 1), labels.T)]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from papers.vsml.layers import Layer
 from papers.vsml.sub_rnn import GateOffsets, State, SubRNN
@@ -37,19 +37,23 @@ def bounded(z: Array, bound: float) -> Array:
     return bound * jnp.tanh(z / bound)
 
 
-def initial_cells(key: Array, network: Network, units: int, episodes: int) -> tuple[Float[Array, "N E ..."], ...]:
-    """Cells at the start of an episode: half of the features random, which tells sub-RNNs apart; the others zero.
+def initial_cells(keys: Key[Array, " E"], network: Network, units: int) -> tuple[Float[Array, "N E ..."], ...]:
+    """Cells at the start of episodes: half of the features random, which tells sub-RNNs apart; the others zero.
 
     The random ones are truncated normal with the standard deviation 1 / sqrt(inputs) before truncation (official
     code).
     """
     random = units // 2
-    cells = []
-    for key_, layer in zip(jax.random.split(key, len(network.layers)), network.layers, strict=True):
-        shape = (random, episodes, *layer.grid)
-        drawn = jax.random.truncated_normal(key_, -2, 2, shape) / layer.fan_in**0.5
-        cells.append(jnp.concatenate([drawn, jnp.zeros((units - random, *shape[1:]))]))
-    return tuple(cells)
+
+    def episode(key: Array) -> tuple[Array, ...]:
+        cells = []
+        keys = jax.random.split(key, len(network.layers))
+        for drawing, layer in zip(keys, network.layers, strict=True):
+            drawn = jax.random.truncated_normal(drawing, -2, 2, (random, *layer.grid)) / layer.fan_in**0.5
+            cells.append(jnp.concatenate([drawn, jnp.zeros((units - random, *layer.grid))]))
+        return tuple(cells)
+
+    return jax.vmap(episode, out_axes=1)(keys)
 
 
 def learn_online(

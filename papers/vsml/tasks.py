@@ -101,7 +101,7 @@ def standardise(images: Float[np.ndarray, "n side side"], name: TaskName) -> Flo
 
 
 def resize(images: Float[np.ndarray, "n side side"], side: int) -> Float[np.ndarray, "n side side"]:
-    """Means over blocks of pixels where these fit, bilinear interpolation elsewhere."""
+    """Means over blocks of pixels where these fit; elsewhere bilinear, and smoothed where it gets smaller."""
     old = images.shape[-1]
     if side == old:
         return images

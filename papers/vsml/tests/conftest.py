@@ -42,7 +42,7 @@ def some_episode(
     """Initial cells, inputs and one-hot labels."""
     rng = np.random.default_rng(4)
     inputs, outputs = network.layers[0].nodes[0], network.layers[-1].nodes[1][0]
-    cells = initial_cells(jax.random.key(1), network, units, episodes)
+    cells = initial_cells(jax.random.split(jax.random.key(1), episodes), network, units)
     x = jnp.asarray(rng.standard_normal((length, episodes, *inputs)))
     return cells, x, jax.nn.one_hot(rng.integers(0, outputs, (length, episodes)), outputs, dtype=x.dtype)
 

@@ -192,7 +192,7 @@ def test_an_untrained_learner_guesses() -> None:
     """Meta loss ln(classes) to a hundredth (card, section 8)."""
     network = Network((Dense(49, 10),))
     params = init_sub_rnn(jax.random.key(0), 16, 8)
-    cells = initial_cells(jax.random.key(1), network, 16, 8)
+    cells = initial_cells(jax.random.split(jax.random.key(1), 8), network, 16)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, (6, 8))
     logits = learn_online(
@@ -208,7 +208,7 @@ def test_the_published_size_has_2384_parameters() -> None:
 
 
 def test_half_of_the_cells_features_are_random_at_first() -> None:
-    (cell,) = initial_cells(jax.random.key(0), dense(100, 10), 16, 3)
+    (cell,) = initial_cells(jax.random.split(jax.random.key(0), 3), dense(100, 10), 16)
     assert cell.shape == (16, 3, 10, 100)
     assert not cell[8:].any()
     assert abs(float(cell[:8].std()) - 0.088) < 0.002

@@ -57,7 +57,7 @@ def test_blocks_are_averaged_and_other_sizes_interpolated() -> None:
     np.testing.assert_allclose(tasks.resize(np.ones((1, 28, 28), "f"), 21), 1, rtol=1e-6)
 
 
-def test_projections_keep_a_third_of_the_variance() -> None:
+def test_projections_are_linear_and_keep_the_variance() -> None:
     """U(+-l) with l^2 = 3 / A has the variance 1 / A: inputs of variance 1 keep it."""
     x = jax.random.normal(jax.random.key(0), (200, 400))
     projected = tasks.project(jax.random.key(1), x)
@@ -93,16 +93,32 @@ def test_runs_are_of_their_seed_and_together_or_not() -> None:
     def last(params: jax.Array, key: jax.Array, x: jax.Array, labels: jax.Array) -> jax.Array:
         return jnp.concatenate([jnp.zeros_like(labels[:1]), labels[:-1]]) * params
 
-    stream, params = Stream(some_images()), jnp.array([1.0, 1.0])
+    stream, params = Stream(some_images(), 10), jnp.array([1.0, 1.0])
     both = watch(last, params, stream, [3, 5], 4, 30, together=2)
     assert both.shape == (2, 4, 30)
     np.testing.assert_array_equal(both[1:], watch(last, params[1:], stream, [5], 4, 30, together=2))
     assert 0 < both.mean() < 0.3
-    again, p, labels = seen_again(last, 10 * params, stream, [3, 5], 3, 6)
-    assert again.shape == (2, 3, 6, 2)
+    np.testing.assert_array_equal(both, watch(last, params, stream, [3, 5], 4, 30))
+    assert not np.array_equal(both, watch(last, params, stream, [3, 5], 4, 30, "trial"))
+
+
+def test_a_second_look_comes_after_nine_other_images() -> None:
+    """A learner that remembers one image's label ten examples later knows every second look and no first one."""
+
+    def ten_ago(params: jax.Array, keys: jax.Array, x: jax.Array, labels: jax.Array) -> jax.Array:
+        return 20 * jnp.concatenate([jnp.zeros_like(labels[:10]), labels[:-10]])
+
+    def last(params: jax.Array, keys: jax.Array, x: jax.Array, labels: jax.Array) -> jax.Array:
+        return 20 * jnp.concatenate([jnp.zeros_like(labels[:1]), labels[:-1]])
+
+    stream = Stream(some_images(), 10)
+    again, p, labels = seen_again(ten_ago, jnp.zeros(2), stream, [3, 5], 3, 20)
+    assert again.shape == (2, 3, 20, 2)
     assert (again[..., 1] > 0.99).all()
-    assert p.shape == (2, 12, 10)
-    np.testing.assert_array_equal(labels[:, ::2], labels[:, 1::2])
+    assert again[..., 0].mean() < 0.4
+    assert p.shape == (2, 40, 10)
+    np.testing.assert_array_equal(labels[:, :10], labels[:, 10:20])
+    assert seen_again(last, jnp.zeros(2), stream, [3, 5], 3, 20)[0][..., 1].mean() < 0.4
 
 
 def test_five_classes_are_numbered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +143,12 @@ def test_five_classes_are_numbered_anew(monkeypatch: pytest.MonkeyPatch) -> None
     (lambda: MetaTrain(episodes=0), "episodes must be positive"),
     (lambda: MetaTest(conditions=("upside down",)), "no 'upside down'"),
     (lambda: MetaTest(tasks=()), "at least one data set"),
+    (lambda: MetaTest(again=7), "multiple of 10"),
+    (lambda: MetaTrain(sides=(), lengths=(), iterations=(), rates=()), "at least one stage"),
+    (lambda: MetaTrain("meta_rnn", backward_pass=True), "means nothing to meta_rnn"),
+    (lambda: MetaTrain(clip=1.0), "means nothing to evolution"),
+    (lambda: Descent(rates=(0.1, -1.0)), "rates must be positive"),
+    (lambda: Descent(width=-1), "width"),
     (lambda: Descent(conditions=("shuffled",)), "meta-learned"),
     (lambda: Unroll(length=700), "multiple of window"),
     (lambda: Unroll(hidden=(0,)), "widths"),
