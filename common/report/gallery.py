@@ -1,6 +1,7 @@
 """`docs/gallery/`: the committed snapshot of all results, for people, page hosts and the README."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,17 @@ BEGIN, END = "<!-- verdicts: written by `make gallery` -->", "<!-- end of verdic
 def build(target: Path | None = None) -> Path:
     """Copy `results/` of every paper, write the index, and refresh the verdict table in the README.
 
+    A paper that has neither results nor an earlier snapshot is left out, which a line on stderr says.
+
     Raises:
-        RefigureError: A paper has no results yet.
+        RefigureError: Results of a paper that has a snapshot are not there, or no paper has any.
     """
     target = target or spec.root() / "docs" / "gallery"
-    entries = [_copy(paper, target) for paper in spec.papers()]
+    papers = spec.papers()
+    known = [name for name in papers if (spec.root() / "results" / name).is_dir() or (target / name).is_dir()]
+    for paper in set(papers) - set(known) if known else ():
+        print(f"{paper}: no results yet, left out", file=sys.stderr)
+    entries = [_copy(paper, target) for paper in known or papers]
     atomic.write_text(target / "index.html", render("gallery.html.j2", entries=entries))
     _refresh(spec.root() / "README.md", "\n".join(_verdict_rows(entries)))
     return target / "index.html"
