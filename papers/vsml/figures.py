@@ -134,7 +134,7 @@ def invariances(runs: Sequence[FinishedRun]) -> Drawing:
         axis.plot([], [], color=colour, label=title)
     axis.set(xlabel="examples seen", ylabel="accuracy over all examples so far", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="upper right")
     return Drawing(figure, pd.DataFrame(rows), _names([one]), [_seeds([one]), BAND])
 
 
@@ -237,7 +237,7 @@ def _cloning(runs: Sequence[FinishedRun], depth: str) -> Drawing:
     handles = [Line2D([], [], color=colour, label=title) for title, colour in CLONES.values()]
     handles.append(Line2D([], [], color="0.2", linestyle="--", label="gradient descent, the algorithm cloned"))
     handles.append(Line2D([], [], label="published test accuracy", **PUBLISHED))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     notes = [_seeds(found), f"Means over windows of {window} examples, each predicted before it was learned. {BAND}"]
     return Drawing(figure, pd.DataFrame(rows), _names(found), notes)
 
@@ -252,7 +252,7 @@ def meta_training(runs: Sequence[FinishedRun]) -> Drawing:
         for run in one.runs:
             lines = run.history()
             steps, values = [entry["step"] for entry in lines], np.array([entry["accuracy"] for entry in lines])
-            axis.plot(steps, values, color=colour, linestyle=line, linewidth=1.1)
+            axis.plot(steps, values, color=colour, linestyle=line, linewidth=1.1, marker=".", markersize=3)
             rows += [
                 {"learner": title, "seed": seed, "meta_iteration": step, "accuracy": value}
                 for seed, column in zip(run.seeds, values.T, strict=True)
@@ -319,7 +319,7 @@ def _legend(figure: Figure, found: Sequence[Shown], titles: Mapping[str, tuple[s
         Line2D([], [], color=colour, linestyle=line, label=title)
         for title, colour, line in (titles[one.variant] for one in found)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
 
 
 def _names(found: Sequence[Shown]) -> list[str]:
