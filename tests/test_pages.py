@@ -152,3 +152,13 @@ def test_the_gallery_brings_what_it_shows_and_the_readme_agrees(room: Repository
     assert ((gallery / "index.html").read_bytes(), (room.root / "README.md").read_bytes()) == before
     (row,) = [line for line in before[1].decode().splitlines() if line.startswith(f"| {ROOM} |")]
     assert "| 0.01 " in row
+
+
+def test_a_paper_without_results_is_left_out_and_named(room: Repository):
+    room.refigure("new", "other")
+    try:
+        before = (room.root / "docs" / "gallery" / "index.html").read_bytes()
+        assert "other: no results yet, left out" in room.refigure("gallery", check=False)
+        assert (room.root / "docs" / "gallery" / "index.html").read_bytes() == before
+    finally:
+        shutil.rmtree(room.root / "papers" / "other")

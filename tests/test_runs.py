@@ -226,6 +226,22 @@ def test_sessions_and_seconds_add_up(toy: Toy) -> None:
     assert 1000 <= provenance["seconds"] < 1100
 
 
+def test_what_a_session_wrote_itself_is_counted_once(toy: Toy) -> None:
+    """A run of two loops: the second reads the checkpoint that the first has just written."""
+    first = recorder(toy)
+    first._before = 1000.0
+    first.save(1, {"x": np.ones(2)})
+    second = recorder(toy)
+    for step in (2, 3, 4):
+        assert second.restore()[0] == step - 1
+        second.save(step, {"x": np.ones(2)})
+    second.restore()
+    second.finish(outcome(), {})
+    provenance = runs.read(second.folder).provenance
+    assert provenance["sessions"] == 2
+    assert 1000 <= provenance["seconds"] < 1100
+
+
 def test_the_same_run_made_twice_is_the_same_bytes(toy: Toy) -> None:
     first = recorder(toy)
     first.finish(outcome(), {"started": "2020"})

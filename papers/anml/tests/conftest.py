@@ -1,60 +1,15 @@
-"""What the tests share: double precision, quick compilation, small learners, a slow and plain inner loop."""
+"""What the tests share: small learners, a slow and plain inner loop."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from papers.anml.meta_learning import Dense, Learner, Scheme, cross_entropy, gates, logits, modulated
 from papers.anml.networks import Block, Conv, trunk
-
-
-@pytest.fixture
-def x64() -> Iterator[None]:
-    """Double precision within one test, without touching the others."""
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(autouse=True, scope="package")
-def compile_quickly() -> Iterator[None]:
-    """These tests compile much and compute little."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-class Memory:
-    """A recorder in memory that may stop a run after some steps."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.lines: list[tuple[int, dict]] = []
-        self.kept: tuple[int, dict] | None = None
-        self.stop_at = stop_at
-        self.shown: list[tuple[int, int]] = []
-
-    def log(self, step, metrics):
-        self.lines.append((step, dict(metrics)))
-
-    def save(self, step, state):
-        self.kept = (step, {name: np.array(array) for name, array in state.items()})
-
-    def restore(self):
-        return self.kept
-
-    def progress(self, step, total):
-        self.shown.append((step, total))
-        if self.stop_at is not None and step >= self.stop_at:
-            raise KeyboardInterrupt
-
-    def due(self):
-        return True
-
 
 NORMED = (Block(pool=True),)
 """A small trunk like ANML's: 8 -> 3 pixels a side."""

@@ -18,7 +18,8 @@ from papers.anml.config import MetaTest, MetaTrain
 from papers.anml.meta_learning import Learner
 from papers.anml.networks import NETWORKS
 from papers.anml.omniglot import DRAWINGS, LEARNED
-from papers.anml.tests.conftest import LEAST, SHORT, Memory, agree, scores
+from papers.anml.tests.conftest import LEAST, SHORT, agree, scores
+from papers.conftest import Memory
 
 TRAIN = {
     "channels": 4,

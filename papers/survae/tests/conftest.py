@@ -1,28 +1,11 @@
-"""What the tests share: double precision, quick compilation, modules with arbitrary parameters."""
+"""What the tests share: modules with arbitrary parameters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-
-
-@pytest.fixture
-def x64() -> Iterator[None]:
-    """Double precision within one test, without touching the others."""
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(autouse=True, scope="package")
-def compile_quickly() -> Iterator[None]:
-    """These tests compile much and compute little."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def filled(make: Callable[..., eqx.Module], *args: object, std: float = 0.4, **kwargs: object) -> eqx.Module:
