@@ -133,6 +133,9 @@ def test_each_scale_draws_its_own_runs(room: Repository):
     assert jobs(room.snakemake(scale="smoke")) == (0, 1)
     assert room.provenance()["scale"] == "smoke"
     assert room.results()[picture] == smoke[picture]
+    scales = [run["scale"] for run in room.provenance()["runs"].values()]
+    assert scales == ["smoke", "smoke", "paper", "paper"], "claims are also judged by runs under published settings"
+    assert {claim["scale"] for claim in json.loads((room.root / f"results/{ROOM}/claims.json").read_text())} == {"paper"}
     assert jobs(room.snakemake("-n", scale="cpu")) == (0, 1)
     assert idle(room.snakemake(scale="smoke")), "a dry run of another scale changes nothing"
     assert jobs(room.snakemake("-n", scale="paper")) == (0, 1), "the settings of cpu: it shares the runs"
@@ -158,6 +161,9 @@ def test_a_fault_in_the_spec_or_the_code_is_one_line(room: Repository):
     room.room("paper.yaml", "config: {momentum: none}", "config: {momentun: none}")
     assert f"papers/{ROOM}/paper.yaml" in room.fails(*BUILD)
     room.room("paper.yaml", "momentun", "momentum")
+    room.room("paper.yaml", "    experiment: main\n", "    experiment: main\n    also: [mian]\n")
+    assert "also: no experiment 'mian'; did you mean 'main'?" in room.fails(*BUILD)
+    room.room("paper.yaml", "    also: [mian]\n", "")
     room.room("claims.yaml", "kind: value", "kind: valeu")
     assert f"papers/{ROOM}/claims.yaml" in room.fails(*BUILD)
     room.room("claims.yaml", "valeu", "value")

@@ -14,6 +14,7 @@ from common.claims import Judged
 from common.config import to_dict
 from common.errors import RefigureError
 from common.report import theme
+from common.report.inputs import published_runs
 from common.report.page import render
 from common.spec import Paper, PlannedRun, ScaleName
 
@@ -21,7 +22,9 @@ __all__ = ["build"]
 
 
 def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
-    """Draw every figure, judge every claim, write the page; returns the folder.
+    """Draw every figure of the scale's runs, judge every claim, write the page; returns the folder.
+
+    Claims are also judged by runs under published settings, where these are done.
 
     Raises:
         RefigureError: A run of the scale is not done, or a fault in the spec, the claims or a figure.
@@ -32,12 +35,19 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
     plans = spec.plan(paper, scale)
     finished = {plan.identity.path: _finished(folder / "runs", plan) for plan in plans}
     theme.apply()
-    drawings = {name: _draw(paper, name, room, list(finished.values()), target) for name in room.figures}
-    judged = claims.evaluate(paper, only=finished)
+    shown = list(finished.values())
+    drawings = {name: _draw(paper, name, room, shown, target) for name in room.figures}
+    others = published_runs(paper, scale)
+    judged = claims.evaluate(paper, only={*finished, *(plan.identity.path for plan in others)})
+    read = {run for claim in judged for run in claim.runs}
+    for plan in others:
+        if str(plan.identity) in read:
+            plans.append(plan)
+            finished[plan.identity.path] = _finished(folder / "runs", plan)
     records = [to_dict(claim) for claim in judged]
     atomic.write_json(target / "claims.json", records)
     atomic.write_text(target / "claims.csv", _claims_csv(judged))
-    atomic.write_json(target / "metrics.json", _metrics(finished.values(), judged))
+    atomic.write_json(target / "metrics.json", _metrics(shown, judged))
     atomic.write_json(target / "provenance.json", _provenance(paper, scale, plans, finished))
     pictures = {
         name: base64.b64encode((target / "figures" / f"{name}.png").read_bytes()).decode() for name in room.figures
@@ -98,7 +108,7 @@ def _claims_csv(judged: Sequence[Judged]) -> str:
     return text.getvalue()
 
 
-def _metrics(finished: Any, judged: Sequence[Judged]) -> dict[str, float]:
+def _metrics(finished: Sequence[runs.FinishedRun], judged: Sequence[Judged]) -> dict[str, float]:
     """Flat, for `dvc metrics diff`: means over seeds, and the number of claims with each verdict."""
     flat: dict[str, list[float]] = {}
     for run in finished:
@@ -122,6 +132,7 @@ def _provenance(
             plan.identity.path.as_posix(): {
                 "key": plan.identity.key,
                 "seeds": list(plan.identity.seeds),
+                "scale": plan.scale,
                 "deviations": to_dict(plan.deviations),
                 **{
                     name: finished[plan.identity.path].provenance.get(name)

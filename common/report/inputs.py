@@ -2,11 +2,12 @@
 
 import hashlib
 
-from common import claims, spec
+from common import claims, runs, spec
 from common.config import canonical, to_dict
 from common.digest import code_digest, code_manifest
+from common.spec import PlannedRun, ScaleName
 
-__all__ = ["FORMATS", "digest_of_drawing", "output_names"]
+__all__ = ["FORMATS", "digest_of_drawing", "output_names", "published_runs"]
 
 FORMATS = ("png", "pdf", "csv")
 TABLES = ("claims.csv", "claims.json", "metrics.json", "provenance.json")
@@ -18,8 +19,22 @@ def output_names(paper: str) -> list[str]:
     return ["index.html", *TABLES, *figures]
 
 
-def digest_of_drawing(paper: str, scale: str) -> str:
-    """64 hex digits that change when what draws a paper does: code by meaning, spec and claims by content.
+def published_runs(paper: str, scale: ScaleName) -> list[PlannedRun]:
+    """Runs under published settings that are done and no part of `scale`: claims are judged by them, too."""
+    if scale == "paper":
+        return []
+    mine = {plan.identity.path for plan in spec.plan(paper, scale)}
+    return [
+        plan
+        for plan in spec.plan(paper, "paper")
+        if plan.identity.path not in mine and runs.is_done(spec.root() / "runs" / plan.identity.path, plan.identity.key)
+    ]
+
+
+def digest_of_drawing(paper: str, scale: ScaleName) -> str:
+    """64 hex digits that change when what draws a paper does.
+
+    That is code by meaning, spec and claims by content, and runs under published settings beside those of the scale.
 
     Raises:
         RefigureError: A fault in the spec, the claims or the code.
@@ -33,5 +48,6 @@ def digest_of_drawing(paper: str, scale: str) -> str:
         to_dict(claims.load(paper)),
         [code_digest(code_manifest(folder, module)) for module in modules],
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in templates if path.is_file()],
+        [plan.identity.path.as_posix() for plan in published_runs(paper, scale)],
     ]
     return hashlib.sha256(canonical(content).encode()).hexdigest()

@@ -67,6 +67,8 @@ class MetaTrain:
     """Added to the forget gates (official code)."""
     read_out: float = 1.0
     """Factor on the message maps' initial weights."""
+    states: Literal["fp32", "bf16"] = "fp32"
+    """Type in which states are kept between examples."""
     memory: int = 16
     """Rows of the fast-weight memory (official code)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -83,7 +85,7 @@ class MetaTrain:
             raise ValueError("sides, lengths, iterations and rates must have at least one stage")
         if self.learner != "vsml":
             for name in ("message", "hidden", "convolutions", "normed", "micro_ticks", "feed_label", "backward_pass",
-                         "input_offset", "forget_offset", "read_out"):  # fmt: skip
+                         "input_offset", "forget_offset", "read_out", "states"):  # fmt: skip
                 if getattr(self, name) != getattr(MetaTrain, name):
                     raise ValueError(f"{name} is for vsml and means nothing to {self.learner}")
         if self.optimiser == "es" and self.clip:

@@ -7,14 +7,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from common.claims import load
 from common.report.theme import PALETTE, PUBLISHED, Drawing
 from common.runs import FinishedRun
+from common.spec import resolve
 from common.statistics import mean_interval
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "introspection",
     "invariances",
     "learning",
+    "matrix",
     "meta_training",
     "unseen",
 ]
@@ -34,7 +38,6 @@ LEARNERS = {
     "vsml_backprop": ("VSML, by backpropagation", PALETTE[9], "-"),
     "vsml_deeper": ("VSML, on a deeper grid", PALETTE[6], "-"),
     "vsml_deep": ("VSML, hidden layer", PALETTE[6], "--"),
-    "vsml_on_others": ("VSML, trained on all but MNIST", PALETTE[0], ":"),
     "vsml_conv": ("VSML, convolutions", PALETTE[5], "-"),
     "meta_rnn": ("Meta RNN", PALETTE[3], "-"),
     "hebbian": ("Hebbian fast weights", PALETTE[1], "-"),
@@ -47,7 +50,7 @@ LEARNERS = {
     "sgd_deep": ("SGD, hidden layer", PALETTE[8], "--"),
 }
 """Title, colour and line of each, in the order of legends."""
-ASIDE = ("vsml_deep", "vsml_conv", "vsml_on_others")
+ASIDE = ("vsml_deep", "vsml_conv")
 """Not in the figure of learning to learn, which has enough lines."""
 TASKS = {
     "mnist": "MNIST",
@@ -58,6 +61,16 @@ TASKS = {
     "random": "Random",
     "sum-sign": "Sum Sign",
 }
+ROWS = {
+    "mnist": "MNIST",
+    "fashion": "Fashion-MNIST",
+    "cifar10": "CIFAR-10, grey",
+    "digits": "spoken digits",
+    "omniglot": "Omniglot",
+    "random": "Random",
+    "all_but_mnist": "all but MNIST",
+}
+"""Data sets of meta-training in the matrix."""
 CONDITIONS = {
     "mnist": "reference: 10 classes, 28 x 28",
     "five_classes": "5 classes",
@@ -80,6 +93,8 @@ ABLATIONS = {
     "n4": "N = 4",
     "n8": "N = 8",
     "n32": "N = 32",
+    "bf16": "states kept in bfloat16",
+    "deep": "a hidden layer of 8 nodes",
 }
 BAND = "Bands: two standard errors over seeds on either side."
 
@@ -145,16 +160,19 @@ def unseen(runs: Sequence[FinishedRun]) -> Drawing:
     tasks = [task for task in TASKS if any(one.has(f"curve_{task}") for one in found)]
     figure, axis = plt.subplots(figsize=(8.6, 3.9), layout="constrained")
     rows = []
+    handles: list[Patch] = []
     width = 0.8 / len(found)
     for place, one in enumerate(found):
-        title, colour, _ = LEARNERS[one.variant]
+        title, colour, line = LEARNERS[one.variant]
+        look = {"color": colour} if line != ":" else {"facecolor": "white", "edgecolor": colour, "hatch": "////"}
+        handles.append(Patch(label=title, **look))
         for column, task in enumerate(tasks):
             if not one.has(f"curve_{task}"):
                 continue
             values = one.metric(f"{task}_end")
             x = column + (place - (len(found) - 1) / 2) * width
             low, high = mean_interval(values) or (values.mean(), values.mean())
-            axis.bar(x, values.mean(), 0.9 * width, color=colour)
+            axis.bar(x, values.mean(), 0.9 * width, linewidth=0, **look)
             axis.plot([x, x], [low, high], color="0.1", linewidth=0.9)
             axis.plot(np.full(len(values), x), values, "o", color="0.1", markersize=1.8)
             rows += [{"data": task, "learner": title, "seed_index": i, "accuracy": v} for i, v in enumerate(values)]
@@ -164,9 +182,59 @@ def unseen(runs: Sequence[FinishedRun]) -> Drawing:
     for column, task in enumerate(tasks):
         chance = 0.5 if task == "sum-sign" else 0.1
         axis.plot([column - 0.45, column + 0.45], [chance, chance], color="0.4", linestyle=":", linewidth=1)
-    _legend(figure, found, LEARNERS)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     notes = [_seeds(found), "Dots: seeds; lines: 95 % bootstrap intervals of their mean. Dotted: chance."]
     return Drawing(figure, pd.DataFrame(rows), _names(found), notes)
+
+
+def matrix(runs: Sequence[FinishedRun]) -> Drawing:
+    """Their Fig. 8: one row a data set of meta-training, one column a data set of the test, for two learners."""
+    kinds = {"vsml": "VSML", "meta_rnn": "Meta RNN"}
+    found = _by_variant(runs, {f"{kind}_on_{row}": None for kind in kinds for row in ROWS})
+    tasks = [task for task in TASKS if found[0].has(f"curve_{task}")]
+    columns = {**{task: f"{task}_end" for task in tasks}, "unseen": "unseen"}
+    titles = [*(TASKS[task] for task in tasks), "not seen"]
+    shown = [row for row in ROWS if any(one.variant.endswith(f"_on_{row}") for one in found)]
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.42 * len(shown) + 2.1), sharey=True, layout="constrained")
+    rows = []
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+        table = np.full((len(shown), len(columns)), np.nan)
+        for one in found:
+            learner, _, row = one.variant.partition("_on_")
+            if learner != kind:
+                continue
+            place = shown.index(row)
+            table[place] = [one.metric(metric).mean() for metric in columns.values()]
+            rows += [
+                {"learner": title, "meta_trained_on": ROWS[row], "data": data, "seed_index": i, "accuracy": value}
+                for data, metric in columns.items()
+                for i, value in enumerate(one.metric(metric))
+            ]
+        sns.heatmap(
+            100 * table, vmin=0, vmax=100, cmap="viridis", annot=True, fmt=".0f", annot_kws={"size": 8}, ax=axis,
+            cbar=False, linewidths=0.5, xticklabels=titles, yticklabels=[ROWS[row] for row in shown],
+        )  # fmt: skip
+        for place, row in enumerate(shown):
+            for column, task in enumerate(tasks):
+                if task in _met(row):
+                    frame = Rectangle(
+                        (column + 0.05, place + 0.05), 0.9, 0.9, fill=False, edgecolor="red", linewidth=1.4
+                    )
+                    axis.add_patch(frame)
+        axis.axvline(len(tasks), color="white", linewidth=4)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(axis="x", labelrotation=40, labelsize=8)
+        axis.tick_params(axis="y", labelsize=8, labelrotation=0)
+        axis.set(xlabel="tested on")
+        plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+    axes[0].set_ylabel("meta-trained on")
+    notes = [_seeds(found), "In per cent. Chance is 10; of Sum Sign 50 for VSML, which has an output a class."]
+    return Drawing(figure, pd.DataFrame(rows), _names(found), notes)
+
+
+def _met(row: str) -> tuple[str, ...]:
+    """The data sets of the tests that a row of the matrix was meta-trained on."""
+    return tuple(resolve("vsml", "matrix_train", f"vsml_on_{row}", None).tasks)
 
 
 def introspection(runs: Sequence[FinishedRun]) -> Drawing:
@@ -266,23 +334,41 @@ def meta_training(runs: Sequence[FinishedRun]) -> Drawing:
 
 
 def ablations(runs: Sequence[FinishedRun]) -> Drawing:
-    """Accuracy over training episodes after a short meta-training under other settings."""
-    found = _by_variant(runs, {run.identity.variant: None for run in runs})
-    figure, axis = plt.subplots(figsize=(6.2, 0.34 * len(found) + 1), layout="constrained")
-    rows = []
-    for place, one in enumerate(found):
-        values = one.metric("accuracy")
-        axis.plot(values, np.full(len(values), place), "o", color=PALETTE[0], markersize=4.5, alpha=0.8)
-        axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color="0.1")
-        rows += [{"variant": one.variant, "seed_index": i, "accuracy": v} for i, v in enumerate(values)]
-    axis.set_yticks(range(len(found)), [ABLATIONS.get(one.variant, one.variant) for one in found], fontsize=8)
-    axis.invert_yaxis()
-    axis.axvline(0.1, color="0.5", linestyle=":", linewidth=1)
-    axis.set(xlabel="accuracy over whole training episodes", xlim=(0, None))
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
-    return Drawing(
-        figure, pd.DataFrame(rows), _names(found), ["One dot a seed; the bar is their mean. Dotted: chance."]
+    """What a short meta-training under other settings leads to: in its own episodes, and at full size."""
+    found = _by_variant([run for run in runs if run.identity.experiment == "ablations"], ABLATIONS)
+    tested = _by_variant([run for run in runs if run.identity.experiment == "ablation_test"], ABLATIONS)
+    count = max(int(key.removeprefix("mnist_")) for key in tested[0].runs[0].metrics if key[6:].isdigit())
+    side = tested[0].runs[0].identity.config["side"]
+    panels = [
+        ("training episodes", found, "accuracy"),
+        (f"MNIST, {side} x {side}, first {count}", tested, f"mnist_{count}"),
+        (f"Fashion-MNIST, never seen, first {count}", tested, f"fashion-mnist_{count}"),
+    ]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9.6, 0.3 * len(found) + 1.2), sharex=True, sharey=True, layout="constrained"
     )
+    rows = []
+    places = {one.variant: place for place, one in enumerate(found)}
+    for axis, (title, shown, metric) in zip(axes, panels, strict=True):
+        for one in shown:
+            place, values = places[one.variant], one.metric(metric)
+            if one.variant == "as_meta_trained":
+                axis.axvline(values.mean(), color=PALETTE[0], linewidth=0.8, alpha=0.6)
+            axis.plot(values, np.full(len(values), place), "o", color=PALETTE[0], markersize=4, alpha=0.8)
+            axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color="0.1")
+            rows += [
+                {"variant": one.variant, "measured": title, "seed_index": i, "accuracy": v}
+                for i, v in enumerate(values)
+            ]
+        axis.axvline(0.1, color="0.5", linestyle=":", linewidth=1)
+        axis.set_title(title, fontsize=9)
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].set_yticks(range(len(found)), [ABLATIONS[one.variant] for one in found], fontsize=8)
+    axes[0].invert_yaxis()
+    axes[0].set(xlim=(0, None))
+    axes[1].set_xlabel("accuracy of all predictions")
+    note = "One dot a seed; the bar is their mean, the line that of the settings of scale cpu. Dotted: chance."
+    return Drawing(figure, pd.DataFrame(rows), _names(found + tested), [note])
 
 
 # --- parts ---------------------------------------------------------------------------------------------------

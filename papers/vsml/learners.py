@@ -67,6 +67,7 @@ def vsml_learner(config: MetaTrain, inputs: int, outputs: int, hidden: int) -> L
         feed_label=config.feed_label,
         backward_pass=config.backward_pass,
         offsets=GateOffsets(config.input_offset, config.forget_offset),
+        kept={"fp32": None, "bf16": "bfloat16"}[config.states],
     )
 
     def learn(params: Any, keys: Array, x: Array, label: Array) -> Array:

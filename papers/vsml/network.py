@@ -28,6 +28,8 @@ class Network(NamedTuple):
     logit_bound: float = 100.0
     """Logits are bound * tanh(z / bound)."""
     offsets: GateOffsets = GateOffsets()
+    kept: str | None = None
+    """Type of the states between examples; None for that of all else."""
     averaged: bool = False
     """Whether the episodes are the batch of one: half of their states' features are averaged before each example."""
 
@@ -81,10 +83,13 @@ def learn_online(
         up, down = (m.reshape(*m.shape[:2], *nodes) for m, nodes in zip((up, down), layer.nodes, strict=True))
         return layer.tick(params, network.offsets, state, up, down, network.micro_ticks)
 
+    def keep(states: tuple[State, ...]) -> tuple[State, ...]:
+        return jax.tree.map(lambda s: s.astype(network.kept or inputs.dtype), states)
+
     @jax.checkpoint
     def step(carry: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
-        states, downs = list(carry[0]), list(carry[1])
         x, label = example
+        states, downs = list(jax.tree.map(lambda s: s.astype(x.dtype), carry[0])), list(carry[1])
         if network.averaged:
             states = [_average(state) for state in states]
         ups = [x[None]]
@@ -103,9 +108,9 @@ def learn_online(
                 if index:
                     downs[index - 1] = down
             downs[-1] = jnp.zeros_like(downs[-1])
-        return (tuple(states), tuple(downs)), logits
+        return (keep(tuple(states)), tuple(downs)), logits
 
-    return jax.lax.scan(step, (states, (*hidden, feedback)), (inputs, labels))[1]
+    return jax.lax.scan(step, (keep(states), (*hidden, feedback)), (inputs, labels))[1]
 
 
 def _average(state: State) -> State:

@@ -3,7 +3,6 @@
 Widths, classes, steps, rates and image sizes are read off the arrays, so that any file of a family will do.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from papers.anml.meta_learning import (
 from papers.anml.meta_test import _head_scores
 from papers.anml.networks import ANML, OML, Conv, trunk
 from papers.anml.tests.conftest import agree
+from papers.golden import golden_files
 
 Arrays = dict[str, np.ndarray]
 CHECKS: dict[str, Callable[[Arrays], None]] = {}
@@ -40,19 +40,6 @@ def family(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
     """Registers the check of the family that it is named after."""
     CHECKS[check.__name__] = check
     return check
-
-
-def golden_files() -> list:
-    """One parameter per file, or a skipped one per family without a file."""
-    root = os.environ.get("REFIGURE_GOLDEN")
-    parameters = []
-    for name in CHECKS:
-        files = sorted(Path(root, "anml").glob(f"{name}*.npz")) if root else []
-        parameters += [pytest.param(name, file, id=file.stem) for file in files]
-        if not files:
-            lacking = f"no file {root}/anml/{name}*.npz" if root else f"REFIGURE_GOLDEN is not set ({name})"
-            parameters.append(pytest.param(name, None, id=name, marks=pytest.mark.skip(reason=lacking)))
-    return parameters
 
 
 # --- parameters of the official code, into ours --------------------------------------------------------------
@@ -207,7 +194,7 @@ def preprocess(a: Arrays) -> None:
 
 @pytest.mark.golden
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("name", "file"), golden_files())
+@pytest.mark.parametrize(("name", "file"), golden_files("anml", CHECKS))
 def test_golden(name: str, file: Path) -> None:
     with np.load(file) as arrays:
         CHECKS[name](dict(arrays))

@@ -4,7 +4,6 @@ Batch sizes, widths, depths and the number of layers are read off the arrays, so
 will do. What arrays cannot tell (attention heads) may be given as an array of that name.
 """
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from papers.golden import golden_files
 from papers.survae.bijections import (
     ActNorm,
     Affine,
@@ -49,25 +49,6 @@ def family(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
     """Registers the check of the family that it is named after."""
     CHECKS[check.__name__] = check
     return check
-
-
-def golden_files() -> list:
-    """One parameter per file, or a skipped one per family without a file."""
-    root = os.environ.get("REFIGURE_GOLDEN")
-    files = sorted(Path(root, "survae").glob("*.npz")) if root else []
-    lacking = f"no file {root}/survae/%s*.npz" if root else "REFIGURE_GOLDEN is not set (%s)"
-    found: dict[str, list[Path]] = {name: [] for name in CHECKS}
-    for file in files:  # sortflow_small.npz begins like sort.npz: the longest name counts
-        names = [name for name in CHECKS if file.name.startswith(name)]
-        if names:
-            found[max(names, key=len)].append(file)
-    parameters = []
-    for name, its in found.items():
-        parameters += [pytest.param(name, file, id=file.stem) for file in its]
-        if not its:
-            skip = pytest.mark.skip(reason=lacking % name)
-            parameters.append(pytest.param(name, None, id=name, marks=skip))
-    return parameters
 
 
 # --- parameters of the official modules, into ours ---------------------------------------------------------
@@ -435,7 +416,7 @@ def iwbo(a: Arrays) -> None:
 
 @pytest.mark.golden
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("name", "file"), golden_files())
+@pytest.mark.parametrize(("name", "file"), golden_files("survae", CHECKS))
 def test_golden(name: str, file: Path) -> None:
     with np.load(file) as arrays:
         CHECKS[name](dict(arrays))

@@ -125,6 +125,10 @@ def test_what_was_meta_trained_is_tested_at_any_size(memory: type) -> None:
     outcome = meta_test.train(config, [0, 1], memory(), parent)
     assert {"mnist_5", "mnist_20", "mnist_end", "shuffled_20", "five_classes_20", "second_time"} <= set(outcome.metrics)
     assert outcome.arrays["curve_mnist"].shape == (2, 20)
+    assert "unseen" not in outcome.metrics
+    others = MetaTest(tasks=("mnist", "random", "omniglot", "sum-sign"), side=2, length=20, runs=2, counts=(20,))
+    found = meta_test.train(others, [0, 1], memory(), parent).metrics
+    np.testing.assert_allclose(found["unseen"], np.add(found["random_end"], found["omniglot_end"]) / 2)
     one = MetaTest(tasks=("mnist",), hidden=3, side=4, length=20, runs=2, counts=(5,))
     assert len(meta_test.train(one, [0, 1], memory(), parent).metrics["mnist_5"]) == 2
 

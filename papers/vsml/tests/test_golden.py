@@ -3,7 +3,6 @@
 Sizes, lengths and rates are read off the arrays, so that any file of a family will do.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import optax
 import pytest
 
 from common.evolution import OpenES, Params, raw
+from papers.golden import golden_files
 from papers.vsml.baselines import (
     FastWeightMemory,
     Hebbian,
@@ -49,21 +49,8 @@ FAMILIES = [
 ]  # fmt: skip
 
 
-def golden_files() -> list:
-    """One parameter per file, or a skipped one per family without a file."""
-    root = os.environ.get("REFIGURE_GOLDEN")
-    parameters = []
-    for name in FAMILIES:
-        files = sorted(Path(root, "vsml").glob(f"{name}_s[0-9]*.npz")) if root else []
-        parameters += [pytest.param(name, file, id=file.stem) for file in files]
-        if not files:
-            lacking = f"no file {root}/vsml/{name}_s*.npz" if root else f"REFIGURE_GOLDEN is not set ({name})"
-            parameters.append(pytest.param(name, None, id=name, marks=pytest.mark.skip(reason=lacking)))
-    return parameters
-
-
 @pytest.mark.golden
-@pytest.mark.parametrize(("name", "file"), golden_files())
+@pytest.mark.parametrize(("name", "file"), golden_files("vsml", FAMILIES))
 def test_agrees_with_the_official_code(name: str, file: Path) -> None:
     arrays = dict(np.load(file, allow_pickle=False))
     CHECKS.get(name, lambda a: episode(a, EPISODES[name]))(arrays)

@@ -188,6 +188,18 @@ def test_shut_gates_keep_the_cell_and_learn_nothing(x64: None) -> None:
     np.testing.assert_array_equal(state.c, cell)
 
 
+def test_states_kept_in_bfloat16_are_nearly_the_same() -> None:
+    params = some_params()
+    cells, x, labels = (jax.tree.map(jnp.float32, part) for part in some_episode(dense(4, 3)))
+    exact, coarse = (
+        learn_online(params, dense(4, 3, backward_pass=True, kept=kept), cells, x, labels)
+        for kept in (None, "bfloat16")
+    )
+    assert coarse.dtype == exact.dtype
+    np.testing.assert_allclose(coarse, exact, atol=0.02)
+    assert float(jnp.abs(coarse - exact).max()) > 1e-6
+
+
 def test_an_untrained_learner_guesses() -> None:
     """Meta loss ln(classes) to a hundredth (card, section 8)."""
     network = Network((Dense(49, 10),))
