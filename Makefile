@@ -47,6 +47,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/bench_survae.py
 	$(BIN)/python benchmarks/bench_anml.py
 	$(BIN)/python benchmarks/bench_vsml.py
+	$(BIN)/python benchmarks/bench_mplp.py
 
 gallery: $(READY)
 	$(BIN)/refigure gallery

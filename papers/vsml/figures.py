@@ -149,7 +149,7 @@ def invariances(runs: Sequence[FinishedRun]) -> Drawing:
         axis.plot([], [], color=colour, label=title)
     axis.set(xlabel="examples seen", ylabel="accuracy over all examples so far", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.legend(fontsize=8, loc="upper right")
+    axis.legend(fontsize=8, loc="lower right")
     return Drawing(figure, pd.DataFrame(rows), _names([one]), [_seeds([one]), BAND])
 
 
@@ -306,7 +306,10 @@ def _cloning(runs: Sequence[FinishedRun], depth: str) -> Drawing:
     handles.append(Line2D([], [], color="0.2", linestyle="--", label="gradient descent, the algorithm cloned"))
     handles.append(Line2D([], [], label="published test accuracy", **PUBLISHED))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
-    notes = [_seeds(found), f"Means over windows of {window} examples, each predicted before it was learned. {BAND}"]
+    notes = [
+        _seeds(found),
+        f"Means over windows of {window} examples, each predicted before it was learned. Thin: seeds.",
+    ]
     return Drawing(figure, pd.DataFrame(rows), _names(found), notes)
 
 
@@ -385,17 +388,23 @@ def _by_variant(runs: Sequence[FinishedRun], order: Mapping[str, object]) -> lis
 
 
 def _curve(
-    axis: Axes, one: Shown, name: str, colour: Any, line: str, labels: Mapping[str, str], window: int = 1
+    axis: Axes, one: Shown, name: str, colour: Any, line: str, labels: Mapping[str, str], window: int = 0
 ) -> list[dict[str, Any]]:
-    """A curve's mean over seeds with twice its standard error; its rows of the table, thinned."""
+    """A curve's mean over seeds with twice its standard error; its rows of the table, thinned.
+
+    Means over windows come with each seed's line instead of the error.
+    """
     if not one.has(name):
         return []
     values = one.curve(name)
-    x = window * (np.arange(values.shape[1]) + 1)
+    x = max(1, window) * (np.arange(values.shape[1]) + 1)
     mean = values.mean(0)
     error = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros_like(mean)
     axis.plot(x, mean, color=colour, linestyle=line, linewidth=1.5)
-    axis.fill_between(x, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.2, linewidth=0)
+    if window:
+        axis.plot(x, values.T, color=colour, linestyle=line, linewidth=0.6, alpha=0.6)
+    else:
+        axis.fill_between(x, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.2, linewidth=0)
     kept = np.unique(np.geomspace(1, len(x), 60).astype(int)) - 1
     return [{**labels, "examples": int(x[i]), "mean": mean[i], "standard_error": error[i]} for i in kept]
 

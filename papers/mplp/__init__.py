@@ -1,0 +1,1 @@
+"""MPLP: Learning a Message Passing Learning Protocol."""

@@ -1,0 +1,61 @@
+"""Adam and gradient descent on the tasks and networks that protocols learn."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from common.recorder import Outcome, Recorder
+from papers.mplp.config import Baseline
+from papers.mplp.evaluation import Learner, Setting, lifetimes, measure_lifetimes
+from papers.mplp.network import Layer, Spec, elementwise_loss, init_network, predict
+
+__all__ = ["descend", "train"]
+
+
+def train(config: Baseline, seeds: Sequence[int], run: Recorder) -> Outcome:
+    """Lifetimes under gradient descent; nothing is meta-learned."""
+    spec = Spec(config.sizes, config.activation, "l2" if config.task == "sinusoid" else "ce")
+
+    def learn(rate: Array, layers: tuple[Layer, ...], x: Array, y: Array) -> tuple[Layer, ...]:
+        optimiser = optax.adam(rate, eps=1e-7) if config.optimiser == "adam" else optax.sgd(rate)
+        return descend(spec, optimiser, layers, x, y)
+
+    def start(_: Array, key: Array, count: int) -> tuple[Layer, ...]:
+        return init_network(key, spec, count)
+
+    setting = Setting(config.task, spec, config.steps, config.examples, config.lifetimes, config.tested)
+    learner = Learner(start, learn)
+    rates = [_best_rate(config, setting, learner, seed) if config.rates else config.rate for seed in seeds]
+    outcome = measure_lifetimes(setting, learner, [jnp.float32(rate) for rate in rates], seeds, run)
+    return replace(outcome, metrics={**outcome.metrics, "rate": rates})
+
+
+def _best_rate(config: Baseline, setting: Setting, learner: Learner, seed: int) -> float:
+    """The rate with which other lifetimes end best; these are measured on training images."""
+
+    def score(rate: float) -> float:
+        found = lifetimes(setting, learner, jnp.float32(rate), seed, "trial")
+        return float(found["accuracy"][:, -1].mean() if "accuracy" in found else -found["loss"][:, -1].mean())
+
+    return max(config.rates, key=score)
+
+
+def descend(
+    spec: Spec, optimiser: optax.GradientTransformation, layers: tuple[Layer, ...], x: Array, y: Array
+) -> tuple[Layer, ...]:
+    """Networks after each step on the mean over a batch of the loss summed over outputs, along a new first axis."""
+
+    def loss(layers: tuple[Layer, ...], x: Array, y: Array) -> Array:
+        return elementwise_loss(spec, predict(spec, layers, x), y).sum(-1).mean(-1).sum()  # networks are independent
+
+    def step(carry: tuple, batch: tuple[Array, Array]) -> tuple[tuple, tuple[Layer, ...]]:
+        layers, state = carry
+        updates, state = optimiser.update(jax.grad(loss)(layers, *batch), state, layers)
+        layers = optax.apply_updates(layers, updates)
+        return (layers, state), layers
+
+    return jax.lax.scan(step, (layers, optimiser.init(layers)), (x, y))[1]

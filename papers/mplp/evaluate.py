@@ -1,0 +1,71 @@
+"""Lifetimes under a protocol: meta-trained here, or released by the authors."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+from jaxtyping import Array
+
+from common.config import build
+from common.errors import RefigureError
+from common.recorder import Outcome, Recorder
+from common.trees import unflatten_jax
+from papers.mplp.config import Evaluate, MetaTrain, check_sizes
+from papers.mplp.evaluation import Learner, Setting, measure_lifetimes
+from papers.mplp.lifetime import live
+from papers.mplp.meta_train import Learned, spec_of, untrained
+from papers.mplp.network import Layer, init_network
+
+if TYPE_CHECKING:
+    from common.runs import FinishedRun
+
+__all__ = ["measure", "train"]
+
+
+def train(config: Evaluate, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
+    """Test the protocols of a meta-training run."""
+    trained: MetaTrain = build(MetaTrain, dict(parent.identity.config), "the meta-training run")
+    every = unflatten_jax(untrained(trained, seeds), parent.parameters)
+    learned = [jax.tree.map(lambda array, index=index: array[index], every) for index in range(len(seeds))]
+    return measure(config, trained, learned, seeds, run)
+
+
+def measure(
+    config: Evaluate, trained: MetaTrain, learned: Sequence[Learned], seeds: Sequence[int], run: Recorder
+) -> Outcome:
+    """Test protocols, one for each seed.
+
+    Raises:
+        RefigureError: Networks cannot be as asked.
+    """
+    spec = spec_of(trained)
+    task = config.task or trained.task
+    spec = dataclasses.replace(spec, sizes=config.sizes or spec.sizes, activation=config.activation or spec.activation)
+    if (task == "sinusoid") != (trained.task == "sinusoid"):
+        raise RefigureError(f"meta-trained on {trained.task}, its agents hear another loss than that of {task}")
+    if config.random_start and trained.pool:
+        raise RefigureError("random_start: networks are random already, no initial one was meta-learned")
+    try:
+        check_sizes(task, spec.sizes)
+    except ValueError as error:
+        raise RefigureError(f"meta-trained on {trained.task}, to be tested on {task}: {error}") from None
+    if spec.depth != len(trained.sizes) - 1:
+        raise RefigureError(
+            f"activations, factors and statistics are of {len(trained.sizes) - 1} layers: sizes {spec.sizes} have "
+            f"{spec.depth}"
+        )
+    setting = Setting(task, spec, config.steps or trained.steps, trained.examples, config.lifetimes, config.tested)
+    fixed = not config.random_start and not trained.pool
+    if fixed and spec.sizes != trained.sizes:
+        raise RefigureError(f"the initial network was meta-learned with sizes {trained.sizes}: set random_start")
+
+    def start(learned: Learned, key: Array, count: int) -> tuple[Layer, ...]:
+        if not fixed:
+            return init_network(key, spec, count)
+        return jax.tree.map(lambda array: array.repeat(count, 0), learned.start)
+
+    def learn(learned: Learned, layers: tuple[Layer, ...], x: Array, y: Array) -> tuple[Layer, ...]:
+        return live(learned.protocol, learned.statistics, spec, layers, x, y)
+
+    return measure_lifetimes(setting, Learner(start, learn), learned, seeds, run)

@@ -1,0 +1,108 @@
+"""A lifetime: a network learns T batches by its protocol; and what meta-training minimises of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from papers.mplp.network import (
+    Layer,
+    Protocol,
+    Spec,
+    State,
+    Statistics,
+    elementwise_loss,
+    init_state,
+    init_statistics,
+    inner_update,
+    predict,
+)
+
+__all__ = ["collect_statistics", "live", "mean_loss", "meta_loss", "normalised"]
+
+
+def live(
+    protocol: Protocol,
+    statistics: Statistics,
+    spec: Spec,
+    layers: tuple[Layer, ...],
+    x: Float[Array, "T E B A"],
+    y: Float[Array, "T E B O"],
+    recompute: bool = False,
+) -> tuple[Layer, ...]:
+    """The networks after each of T updates, stacked along a new first axis.
+
+    Arguments:
+        recompute: Whether the reverse pass computes each step anew instead of keeping what it needs of it.
+    """
+
+    def step(state, batch):
+        state, _ = inner_update(protocol, statistics, spec, state, *batch)
+        return state, state.layers
+
+    return jax.lax.scan(jax.checkpoint(step) if recompute else step, init_state(spec, layers, x.shape[2]), (x, y))[1]
+
+
+def mean_loss(spec: Spec, layers: tuple[Layer, ...], x: Array, y: Array) -> Float[Array, " E"]:
+    """Of each network: the mean over examples and outputs."""
+    return elementwise_loss(spec, predict(spec, layers, x), y).mean((-2, -1))
+
+
+def meta_loss(
+    spec: Spec,
+    after: tuple[Layer, ...],
+    seen: tuple[Array, Array],
+    unseen: tuple[Array, Array],
+    hint: float,
+    length: Int[Array, ""] | None = None,
+) -> Float[Array, ""]:
+    """hint * mean over steps of the loss on a batch just after it was learned + (1 - hint) * the final loss on others.
+
+    Arguments:
+        after: Networks after each step.
+        seen: The batches, (T, E, B, ...).
+        unseen: (E, n, ...).
+        hint: rho.
+        length: Steps that count; all when left out.
+    """
+    last = -1 if length is None else length - 1
+    end = mean_loss(spec, jax.tree.map(lambda array: array[last], after), *unseen).mean()
+    if not hint:
+        return end
+    losses = jax.vmap(lambda *args: mean_loss(spec, *args).mean())(after, *seen)
+    counted = jnp.arange(len(losses)) < (len(losses) if length is None else length)
+    return hint * (losses * counted).sum() / counted.sum() + (1 - hint) * end
+
+
+def normalised(slope: Any) -> Any:
+    """Each tensor of a meta-gradient divided by its norm; numbers become signs (official code)."""
+    return jax.tree.map(lambda g: g / (jnp.sqrt((g * g).sum()) + 1e-8), slope)
+
+
+def collect_statistics(
+    protocol: Protocol,
+    spec: Spec,
+    layers: tuple[Layer, ...],
+    x: Float[Array, "R T 1 B A"],
+    y: Float[Array, "R T 1 B O"],
+    rate: float,
+) -> Statistics:
+    """What agents standardise by: the mean over a lifetime in which each step uses its own; R lifetimes blend in.
+
+    Arguments:
+        layers: One network a lifetime, (R, 1, ...).
+        rate: Weight of a lifetime against what was there before, at first shifts 0 and norms 1.
+    """
+
+    def lifetime(statistics: Statistics, one: tuple[tuple[Layer, ...], Array, Array]) -> tuple[Statistics, None]:
+        layers, x, y = one
+
+        def step(state: State, batch: tuple[Array, Array]) -> tuple[State, Statistics]:
+            return inner_update(protocol, statistics, spec, state, *batch, collect=True)
+
+        found = jax.lax.scan(step, init_state(spec, layers, x.shape[2]), (x, y))[1]
+        return jax.tree.map(lambda old, new: (1 - rate) * old + rate * new.mean(0), statistics, found), None
+
+    start = jax.tree.map(lambda array: array.astype(x.dtype), init_statistics(spec))
+    return jax.lax.scan(lifetime, start, (layers, x, y))[0]

@@ -1,0 +1,358 @@
+"""Networks whose weights, biases, activations and losses are agents: one step of learning by messages.
+
+The forward pass is the ordinary one. Then messages go backwards: from the loss through each layer, within a dense layer
+first to the biases, then to the weights; every agent hears a message and what its operation saw, and a weight or a bias
+changes by what its agents say.
+
+Arrays have the axes (E, B, units): networks, examples, units; weights (E, A, O); what agents hear has its
+features in front.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from papers.mplp.agents import (
+    GRU,
+    WIDTHS,
+    Standardiser,
+    Stateless,
+    gru,
+    init_gru,
+    init_stateless,
+    measure,
+    stateless,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "Agents",
+    "Carries",
+    "Heard",
+    "Layer",
+    "Protocol",
+    "Spec",
+    "State",
+    "Statistics",
+    "elementwise_loss",
+    "init_network",
+    "init_protocol",
+    "init_state",
+    "init_statistics",
+    "inner_update",
+    "predict",
+]
+
+KERNEL_DEVIATION = 0.05
+"""Standard deviation of initial weights (official code)."""
+LEAST = 1e-7
+"""Probabilities are clipped to [LEAST, 1 - LEAST] for the cross-entropy (official code)."""
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "step": lambda z: jnp.maximum(0.0, jnp.sign(z)),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A network and how its agents are made."""
+
+    sizes: tuple[int, ...]
+    """Units of each layer, inputs first."""
+    activation: Literal["relu", "sigmoid", "step"] = "relu"
+    """Of hidden layers."""
+    loss: Literal["l2", "ce"] = "l2"
+    """Half the squared error, or softmax and cross-entropy, of each output."""
+    message: int = 8
+    """m, numbers in a message."""
+    hidden: int = 15
+    """h, numbers of an agent's state beside its message; 0 for agents without state."""
+    shared: bool = False
+    """Whether all weights have one GRU, and all biases."""
+    widths: tuple[int, int] = WIDTHS
+    """Of the agents' hidden layers."""
+
+    @property
+    def depth(self) -> int:
+        """Dense layers."""
+        return len(self.sizes) - 1
+
+
+class Layer(NamedTuple):
+    """A dense layer's numbers, of every network."""
+
+    w: Float[Array, "E A O"]
+    b: Float[Array, "E O"]
+
+
+class Carries(NamedTuple):
+    """States of the agents of a dense layer and of the operation after it (activation, softmax, or nothing)."""
+
+    w: Float[Array, "c E B A O"] | None
+    b: Float[Array, "c E B O"] | None
+    operation: Float[Array, "c E B O"] | None
+
+
+class State(NamedTuple):
+    """What learning changes."""
+
+    layers: tuple[Layer, ...]
+    carries: tuple[Carries, ...] | None
+    """None for agents without state."""
+    loss: Float[Array, "c E B O"] | None
+
+
+class Agents(NamedTuple):
+    """Of a dense layer: agents of weights and biases (None where shared), factors on their changes, and the agent of
+    the operation after it."""
+
+    w: GRU | Stateless | None
+    b: GRU | Stateless | None
+    scale_w: Float[Array, ""]
+    scale_b: Float[Array, ""]
+    operation: GRU | Stateless | None
+
+
+class Protocol(NamedTuple):
+    """Everything that is meta-learned."""
+
+    layers: tuple[Agents, ...]
+    loss: GRU | Stateless
+    shared_w: GRU | None = None
+    shared_b: GRU | None = None
+
+
+class Heard(NamedTuple):
+    """Of what agents of a layer hear, and the mean of what weights and biases say."""
+
+    w: Standardiser
+    b: Standardiser
+    mean_w: Float[Array, ""]
+    mean_b: Float[Array, ""]
+    operation: Standardiser | None
+
+
+class Statistics(NamedTuple):
+    """Collected once, not trained."""
+
+    layers: tuple[Heard, ...]
+    loss: Standardiser
+
+
+# --- what there is at the start ------------------------------------------------------------------------------
+
+
+def init_network(key: Array, spec: Spec, count: int = 1) -> tuple[Layer, ...]:
+    """Normal weights of deviation 0.05, zero biases, of so many networks."""
+    keys = jax.random.split(key, spec.depth)
+    return tuple(
+        Layer(KERNEL_DEVIATION * jax.random.normal(k, (count, rows, columns)), jnp.zeros((count, columns)))
+        for k, rows, columns in zip(keys, spec.sizes[:-1], spec.sizes[1:], strict=True)
+    )
+
+
+def _has_operation(spec: Spec, layer: int) -> bool:
+    return layer < spec.depth - 1 or spec.loss == "ce"
+
+
+def _scalars(spec: Spec, layer: int) -> int:
+    """That the operation after a dense layer hears: the pre-activation; or z, z - max z, exp and their sum."""
+    return 1 if layer < spec.depth - 1 else 4
+
+
+def init_protocol(key: Array, spec: Spec) -> Protocol:
+    """Untrained agents; factors on changes start at 0.05 / 5 (official code)."""
+    m = spec.message
+    keys = jax.random.split(key, 3 * spec.depth + 3)
+
+    def agent(key: Array, inputs: int, owner: bool) -> GRU | Stateless:
+        if not spec.hidden:
+            return init_stateless(key, inputs, m, owner, spec.widths)
+        return init_gru(key, inputs, m + spec.hidden + owner, spec.widths)
+
+    layers = []
+    for index in range(spec.depth):
+        kw, kb, ko = keys[3 * index : 3 * index + 3]
+        operation = agent(ko, m + _scalars(spec, index), owner=False) if _has_operation(spec, index) else None
+        own = (None, None) if spec.shared else (agent(kw, m + 2, owner=True), agent(kb, m + 2, owner=True))
+        layers.append(Agents(*own, jnp.float32(0.01), jnp.float32(0.01), operation))
+    shared = [agent(k, m + 2, owner=True) if spec.shared else None for k in keys[-2:]]
+    return Protocol(tuple(layers), agent(keys[-3], 4, owner=False), *shared)
+
+
+def init_statistics(spec: Spec) -> Statistics:
+    """Shifts 0, norms 1, means 0."""
+
+    def neutral(scalars: int) -> Standardiser:
+        return Standardiser(jnp.ones(1 + scalars), jnp.zeros(1 + scalars))
+
+    return Statistics(
+        tuple(
+            Heard(
+                neutral(2), neutral(2), jnp.float32(0), jnp.float32(0),
+                neutral(_scalars(spec, index)) if _has_operation(spec, index) else None,
+            )
+            for index in range(spec.depth)
+        ),
+        neutral(3),
+    )  # fmt: skip
+
+
+def init_state(spec: Spec, layers: tuple[Layer, ...], batch: int) -> State:
+    """At the start of a lifetime: all agents' states are zero."""
+    if not spec.hidden:
+        return State(layers, None, None)
+    c = spec.message + spec.hidden
+
+    def zeros(features: int, shape: tuple[int, ...]) -> Array:
+        return jnp.zeros((features, len(layers[0].w), batch, *shape))
+
+    carries = tuple(
+        Carries(
+            zeros(c + 1, layer.w.shape[1:]),
+            zeros(c + 1, layer.b.shape[1:]),
+            zeros(c, layer.b.shape[1:]) if _has_operation(spec, index) else None,
+        )
+        for index, layer in enumerate(layers)
+    )
+    return State(layers, carries, zeros(c, layers[-1].b.shape[1:]))
+
+
+# --- the forward pass ----------------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """What the agents of a dense layer and of the operation after it will hear of."""
+
+    x: Float[Array, "E B A"]
+    product: Float[Array, "E B O"]
+    z: Float[Array, "E B O"]
+
+
+def _forward(spec: Spec, layers: tuple[Layer, ...], x: Array) -> tuple[Float[Array, "E B O"], tuple[Seen, ...]]:
+    seen = []
+    for index, layer in enumerate(layers):
+        product = jnp.einsum("ebi,eio->ebo", x, layer.w)
+        z = product + layer.b[:, None]
+        seen.append(Seen(x, product, z))
+        if index < spec.depth - 1:
+            x = ACTIVATIONS[spec.activation](z)
+        else:
+            x = jax.nn.softmax(z) if spec.loss == "ce" else z
+    return x, tuple(seen)
+
+
+def predict(spec: Spec, layers: tuple[Layer, ...], x: Float[Array, "E B A"]) -> Float[Array, "E B O"]:
+    """Outputs; of a classifier, probabilities."""
+    return _forward(spec, layers, x)[0]
+
+
+def elementwise_loss(
+    spec: Spec, prediction: Float[Array, "E B O"], target: Float[Array, "E B O"]
+) -> Float[Array, "E B O"]:
+    """Half the squared error or the cross-entropy, of each output; never summed here."""
+    if spec.loss == "l2":
+        return 0.5 * (target - prediction) ** 2
+    return -target * jnp.log(jnp.clip(prediction, LEAST, 1 - LEAST))
+
+
+# --- messages backwards --------------------------------------------------------------------------------------
+
+
+def inner_update(
+    protocol: Protocol,
+    statistics: Statistics,
+    spec: Spec,
+    state: State,
+    x: Float[Array, "E B A"],
+    target: Float[Array, "E B O"],
+    collect: bool = False,
+) -> tuple[State, Statistics]:
+    """One step of learning on one batch.
+
+    Arguments:
+        collect: Whether each agent uses, and this returns, statistics of this very step instead of the given ones.
+    """
+    prediction, seen = _forward(spec, state.layers, x)
+    _, message, loss_carry, loss_standardiser = _speak(
+        protocol.loss, statistics.loss, _loss_blocks(spec, prediction, target), state.loss, spec.message, collect
+    )
+    layers, carries, found = [], [], []
+    for index in reversed(range(spec.depth)):
+        carry = state.carries[index] if state.carries is not None else Carries(None, None, None)
+        message, layer, carry, collected = _dense(
+            protocol, statistics.layers[index], spec, index, state.layers[index], carry, seen[index], message, collect
+        )
+        layers.append(layer)
+        carries.append(carry)
+        found.append(collected)
+    after = State(tuple(layers[::-1]), tuple(carries[::-1]) if state.carries is not None else None, loss_carry)
+    return after, Statistics(tuple(found[::-1]), loss_standardiser)
+
+
+def _loss_blocks(spec: Spec, p: Array, t: Array) -> list[Float[Array, "1 E B O"]]:
+    loss = elementwise_loss(spec, p, t)
+    if spec.loss == "l2":
+        return [part[None] for part in (loss, p, t, t - p)]
+    p = jnp.clip(p, LEAST, 1 - LEAST)
+    return [part[None] for part in (loss, p, t, jnp.log(p))]
+
+
+def _operation_blocks(spec: Spec, index: int, z: Array) -> list[Float[Array, "1 E B O"]]:
+    if index < spec.depth - 1:
+        return [z[None]]
+    shifted = z - z.max(-1, keepdims=True)
+    e = jnp.exp(shifted)
+    return [part[None] for part in (z, shifted, e, jnp.broadcast_to(e.sum(-1, keepdims=True), e.shape))]
+
+
+def _dense(
+    protocol: Protocol, statistics: Heard, spec: Spec, index: int, layer: Layer, carry: Carries, seen: Seen,
+    message: Array, collect: bool,
+) -> tuple[Array, Layer, Carries, Heard]:  # fmt: skip
+    """The operation after a dense layer, then its biases, then its weights."""
+    agents = protocol.layers[index]
+    operation, standardiser_operation = carry.operation, statistics.operation
+    if agents.operation is not None:
+        blocks = [message, *_operation_blocks(spec, index, seen.z)]
+        _, message, operation, standardiser_operation = _speak(
+            agents.operation, statistics.operation, blocks, carry.operation, spec.message, collect
+        )
+    b = layer.b[None, :, None, :]
+    said_b, message, carry_b, standardiser_b = _speak(
+        agents.b or protocol.shared_b, statistics.b, [message, b, seen.product[None]], carry.b, spec.message, collect
+    )
+    blocks = [message[:, :, :, None, :], layer.w[None, :, None], seen.x[None, :, :, :, None]]
+    said_w, message, carry_w, standardiser_w = _speak(
+        agents.w or protocol.shared_w, statistics.w, blocks, carry.w, spec.message, collect
+    )
+    mean_b, mean_w = (said_b.mean(), said_w.mean()) if collect else (statistics.mean_b, statistics.mean_w)
+    changed = Layer(
+        layer.w + agents.scale_w * (said_w.mean(1) - mean_w), layer.b + agents.scale_b * (said_b.mean(1) - mean_b)
+    )
+    collected = Heard(standardiser_w, standardiser_b, mean_w, mean_b, standardiser_operation)
+    return message.mean(-1), changed, Carries(carry_w, carry_b, operation), collected
+
+
+def _speak(
+    agent: GRU | Stateless | None, standardiser: Standardiser | None, blocks: list[Array], carry: Array | None,
+    message: int, collect: bool,
+) -> tuple[Array, Array, Array | None, Standardiser]:  # fmt: skip
+    """What agents say of the number they own (without meaning where they own none), their message, their next state,
+    and what they standardised by."""
+    assert agent is not None
+    assert standardiser is not None
+    if collect:
+        standardiser = measure(blocks)
+    if isinstance(agent, GRU):
+        assert carry is not None
+        carry = gru(agent, standardiser, blocks, carry)
+        return carry[0], carry[-message:], carry, standardiser
+    shape = jnp.broadcast_shapes(*(block.shape[1:] for block in blocks))
+    sent = stateless(agent.message, standardiser, blocks, shape)
+    said = sent[0] if agent.update is None else stateless(agent.update, standardiser, blocks, shape)[0]
+    return said, sent, None, standardiser

@@ -1,0 +1,206 @@
+"""Meta-training, evaluation and baselines end to end; and what is refused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import to_dict
+from common.errors import RefigureError
+from papers.mplp import baseline, evaluate, maml, meta_train, released, tasks
+from papers.mplp.config import Baseline, Evaluate, Maml, MetaTrain, Released
+from papers.mplp.evaluation import Learner, Setting, lifetimes
+from papers.mplp.lifetime import normalised
+from papers.mplp.network import Spec, init_network
+from papers.mplp.tasks import Images
+
+SMALL = {"sizes": (1, 4, 1), "message": 2, "widths": (4, 3), "networks": 2, "pool": 3, "examples": 3, "held_out": 4}
+KINDS = {
+    "stateful": {"hidden": 2, "steps": 2},
+    "learned network": {"hidden": 0, "steps": 2, "pool": 0, "hint": 0.0, "train_messages": False},
+    "lengths drawn": {"hidden": 0, "steps": 2, "longest": 3},
+    "images": {
+        "task": "mnist", "sizes": (9, 4, 10), "activation": "sigmoid", "hidden": 2, "shared": True, "steps": 2,
+        "rounds": 2, "blend": 0.5,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Ten noisy patterns instead of images; counts what is loaded."""
+    loaded: dict[str, int] = {}
+
+    def load(name: str, split: str, side: int) -> Images:
+        loaded[split] = loaded.get(split, 0) + 1
+        rng = np.random.default_rng(0)
+        patterns, labels = 3 * rng.standard_normal((10, side**2)), rng.integers(0, 10, 300)
+        return Images(jnp.asarray(patterns[labels], jnp.float32), jnp.asarray(labels))
+
+    monkeypatch.setattr(tasks, "load_images", load)
+    monkeypatch.setattr(meta_train, "CHUNKS", {"sinusoid": 2, "mnist": 2})
+    return loaded
+
+
+def finished(config: object, parameters: dict) -> SimpleNamespace:
+    """A run as a parent."""
+    return SimpleNamespace(identity=SimpleNamespace(config=to_dict(config)), parameters=parameters)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_and_resumed_it_ends_the_same(kind: str, memory: type) -> None:
+    config = MetaTrain(**{**SMALL, **KINDS[kind]}, meta_steps=6)
+    whole = meta_train.train(config, [0, 1], memory())
+    cut = memory(stop_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train.train(config, [0, 1], cut)
+    cut.stop_at = None
+    again = meta_train.train(config, [0, 1], cut)
+    for name, array in whole.parameters.items():
+        np.testing.assert_array_equal(array, again.parameters[name])
+    small = Evaluate(lifetimes=4, tested=20)
+    found = evaluate.train(small, [0, 1], memory(), finished(config, whole.parameters)).metrics
+    assert f"{'accuracy' if kind == 'images' else 'loss'}_2" in found
+
+
+def test_frozen_messages_stay_and_count_nothing(memory: type) -> None:
+    config = MetaTrain(**{**SMALL, **KINDS["learned network"]}, meta_steps=4)
+    state = jax.tree.map(lambda array: array[0], meta_train.untrained(config, [0]))
+    after = meta_train.train(config, [0], memory())
+    names = [name for name in after.parameters if "message" in name]
+    before = meta_train.flatten_jax(meta_train.begin(config, None, meta_train_key(0)).learned)
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(after.parameters[name][0], before[name])
+    trained = sum(array.size for array in jax.tree.leaves(meta_train.trained_part(config, state)))
+    assert after.metrics["parameters"] == [trained]
+    assert any((after.parameters[name][0] != before[name]).any() for name in after.parameters if "update" in name)
+
+
+def meta_train_key(seed: int) -> jax.Array:
+    from common.seeding import jax_key
+
+    return jax_key(seed)
+
+
+def test_published_numbers_of_trained_parameters() -> None:
+    """24,972 of agents without trained messages and 481 of the initial network (card)."""
+    config = released.FILES["maml"][2]
+    learned = jax.eval_shape(lambda: meta_train.begin(config, None, jax.random.key(0))).learned
+    protocol, start = meta_train.trained_part(config, learned)
+    assert sum(array.size for array in jax.tree.leaves(protocol)) == 24_972
+    assert sum(array.size for array in jax.tree.leaves(start)) == 481
+
+
+@pytest.fixture
+def one_sinusoid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tasks are the same; the best constant has a loss of 0.03."""
+    monkeypatch.setattr(
+        tasks, "draw_sinusoids", lambda _, count: tasks.Sinusoids(jnp.full(count, 0.35), jnp.full(count, 1.0))
+    )
+
+
+@pytest.mark.usefixtures("one_sinusoid")
+def test_meta_training_learns(memory: type) -> None:
+    config = MetaTrain(**{**SMALL, **KINDS["learned network"], "sizes": (1, 8, 1)}, meta_steps=400, rate=0.01)
+    run = memory()
+    meta_train.train(config, [0], run)
+    assert np.mean([entry["loss"][0] for _, entry in run.lines][-20:]) < 0.02
+
+
+@pytest.mark.usefixtures("one_sinusoid")
+def test_maml_learns_an_initial_network(memory: type) -> None:
+    config = Maml(sizes=(1, 8, 1), meta_steps=600, rate=0.01, lifetimes=40, networks=4)
+    assert max(maml.train(config, [0, 1], memory()).metrics["loss_2"]) < 0.02
+
+
+def test_each_tensor_is_divided_by_its_norm() -> None:
+    slope = normalised({"a": jnp.array([3.0, 4.0]), "b": jnp.array(-0.5), "c": jnp.zeros(2)})
+    np.testing.assert_allclose(slope["a"], [0.6, 0.8], rtol=1e-6)
+    assert float(slope["b"]) == pytest.approx(-1)
+    assert not slope["c"].any()
+
+
+def test_all_learners_meet_the_same_lifetimes() -> None:
+    """What does not learn sees the same tasks and networks, whoever it is; trials are others."""
+    setting = Setting("sinusoid", Spec((1, 4, 1)), 2, 3, 6, 1)
+
+    def still(scale: float) -> Learner:
+        return Learner(
+            lambda _, key, count: init_network(key, setting.spec, count),
+            lambda _, layers, x, y: jax.tree.map(
+                lambda array: jnp.stack([array] * len(x)) + 0 * scale * x.sum() * y.sum(), layers
+            ),
+        )
+
+    one, other = (lifetimes(setting, still(scale), None, 3) for scale in (1.0, 2.0))
+    np.testing.assert_array_equal(one["loss"], other["loss"])
+    assert one["loss"].shape == (6, 3)
+    assert one["seen"].shape == (6, 2)
+    assert (one["loss"] != lifetimes(setting, still(1.0), None, 3, "trial")["loss"]).all()
+    np.testing.assert_allclose(one["shown"][-1], one["shown"][-1])
+    error = 0.5 * ((one["shown"][0] - one["shown"][-1]) ** 2).mean()
+    np.testing.assert_allclose(one["loss"][0, 0], error, rtol=1e-5)
+
+
+def test_gradient_descent_learns_and_tunes_its_rate_on_training_images(memory: type, made_up: dict[str, int]) -> None:
+    config = {
+        "task": "mnist", "sizes": (9, 10), "steps": 20, "examples": 8, "lifetimes": 4, "tested": 100,
+        "optimiser": "sgd",
+    }  # fmt: skip
+    poor = baseline.train(Baseline(**config, rate=1e-6), [0, 1], memory()).metrics
+    assert made_up == {"train": 2, "test": 2}
+    tuned = baseline.train(Baseline(**config, rates=(1e-6, 0.1)), [0, 1], memory()).metrics
+    assert made_up == {"train": 12, "test": 4}, "trials are measured on training images"
+    assert tuned["rate"] == [0.1, 0.1]
+    assert min(tuned["accuracy_20"]) > 0.7 > 0.4 > max(poor["accuracy_20"])
+
+
+def test_released_files_that_lack_or_are_others_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REFIGURE_GOLDEN", raising=False)
+    with pytest.raises(RefigureError, match="set REFIGURE_GOLDEN to a folder"):
+        released.read("mnist")
+    monkeypatch.setenv("REFIGURE_GOLDEN", str(tmp_path))
+    with pytest.raises(RefigureError, match="No such file"):
+        released.read("mnist")
+    (tmp_path / "mplp").mkdir()
+    (tmp_path / "mplp" / released.FILES["mnist"][0]).write_bytes(b"another")
+    with pytest.raises(RefigureError, match="is not the file of the released parameters"):
+        released.read("mnist")
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"sizes": (1,)}, "at least inputs and outputs"),
+    ({"sizes": (1, 0, 1)}, "none below 1"),
+    ({"sizes": (2, 4, 1)}, "begin and end with 1"),
+    ({"task": "mnist", "sizes": (10, 4, 10)}, "square of at most 784"),
+    ({"pool": 2}, "pool must be 0 or at least networks"),
+    ({"hidden": 0, "shared": True}, "shared is for agents with a state"),
+    ({"train_messages": False}, "train_messages is for agents without state"),
+    ({"longest": 3}, "longest must be 0 or at least steps"),
+    ({"hint": 1.5}, "shares up to 1"),
+    ({"rate": 0.0}, "rate must be positive"),
+])  # fmt: skip
+def test_settings_that_make_no_sense(settings: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        MetaTrain(**settings)
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"task": "mnist", "sizes": (9, 4, 10)}, "another loss than that of mnist"),
+    ({"sizes": (1, 4, 4, 1)}, "are of 2 layers"),
+    ({"sizes": (1, 5, 1)}, "set random_start"),
+])  # fmt: skip
+def test_networks_that_a_protocol_cannot_teach(settings: dict, told: str, memory: type) -> None:
+    config = MetaTrain(**{**SMALL, **KINDS["learned network"]}, meta_steps=2)
+    parent = finished(config, meta_train.flatten_jax(meta_train.untrained(config, [0])))
+    with pytest.raises(RefigureError, match=told):
+        evaluate.train(Evaluate(**settings, lifetimes=2), [0], memory(), parent)
+
+
+def test_too_many_test_images() -> None:
+    with pytest.raises(ValueError, match="at most the 10,000"):
+        Released(tested=20_000)
