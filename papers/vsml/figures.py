@@ -308,7 +308,7 @@ def _cloning(runs: Sequence[FinishedRun], depth: str) -> Drawing:
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     notes = [
         _seeds(found),
-        f"Means over windows of {window} examples, each predicted before it was learned. Thin: seeds.",
+        f"Means over {window} examples, each predicted before it was learned. Thin: seeds.",
     ]
     return Drawing(figure, pd.DataFrame(rows), _names(found), notes)
 
