@@ -135,7 +135,8 @@ def test_each_scale_draws_its_own_runs(room: Repository):
     assert room.results()[picture] == smoke[picture]
     scales = [run["scale"] for run in room.provenance()["runs"].values()]
     assert scales == ["smoke", "smoke", "paper"], "a claim is judged by the run under published settings"
-    assert {claim["scale"] for claim in json.loads((room.root / f"results/{ROOM}/claims.json").read_text())} == {"paper"}
+    judged = json.loads((room.root / f"results/{ROOM}/claims.json").read_text())
+    assert {claim["scale"] for claim in judged} == {"paper"}
     assert jobs(room.snakemake("-n", scale="cpu")) == (0, 1)
     assert idle(room.snakemake(scale="smoke")), "a dry run of another scale changes nothing"
     assert jobs(room.snakemake("-n", scale="paper")) == (0, 1), "the settings of cpu: it shares the runs"
