@@ -6,7 +6,7 @@ broadcast against one another after their first axis.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,6 +30,10 @@ WIDTHS = (80, 40)
 """Of hidden layers (official code)."""
 SMALL = 1e-5
 """Standard deviation below which a block is not scaled (official code)."""
+
+
+BLOCK = 640
+"""Columns that go through an agent's layers together on CPU."""
 
 
 class Standardiser(NamedTuple):
@@ -128,8 +132,6 @@ def gru(
     n = tanh(F(u) + G(r a) + bn);  a' = k a + (1 - k) n
     """
     size = agent.new_b.shape[0]
-    heard = _columns(blocks, carry.shape[1:])
-    a = carry.reshape(size, -1)
     first = _folded(
         standardiser,
         blocks,
@@ -137,15 +139,20 @@ def gru(
         jnp.concatenate([agent.keep_b, agent.reset_b, agent.new_x.b0]),
     )
     # sigmoid(z) = (1 + tanh(z / 2)) / 2
-    half = jnp.concatenate([jnp.full(2 * size, 0.5, a.dtype), jnp.ones(len(first) - 2 * size, a.dtype)])
-    z = (first * half[:, None]) @ heard
-    gates = z[: 2 * size] + 0.5 * jnp.concatenate([agent.keep_c, agent.reset_c], 1).T @ a
-    keep, reset = jnp.split(0.5 + 0.5 * _tanh(gates), 2)
+    first *= jnp.where(jnp.arange(len(first)) < 2 * size, 0.5, 1).astype(first.dtype)[:, None]
     x, c = agent.new_x, agent.new_c
-    hidden = _tanh(x.w1.T @ _tanh(z[2 * size :]) + x.b1[:, None])
-    kept = _tanh(c.w1.T @ _tanh(c.w0.T @ (reset * a) + c.b0[:, None]) + c.b1[:, None])
-    new = _tanh(jnp.concatenate([x.w2, c.w2]).T @ jnp.concatenate([hidden, kept]) + agent.new_b[:, None])
-    return (new + keep * (a - new)).reshape(carry.shape)
+
+    def next_state(heard: Float[Array, "x+1 S"], a: Float[Array, "c S"]) -> Float[Array, "c S"]:
+        z = first @ heard
+        gates = z[: 2 * size] + 0.5 * jnp.concatenate([agent.keep_c, agent.reset_c], 1).T @ a
+        keep, reset = jnp.split(0.5 + 0.5 * _tanh(gates), 2)
+        hidden = _tanh(x.w1.T @ _tanh(z[2 * size :]) + x.b1[:, None])
+        kept = _tanh(c.w1.T @ _tanh(c.w0.T @ (reset * a) + c.b0[:, None]) + c.b1[:, None])
+        new = _tanh(jnp.concatenate([x.w2, c.w2]).T @ jnp.concatenate([hidden, kept]) + agent.new_b[:, None])
+        return new + keep * (a - new)
+
+    shape = carry.shape[1:]
+    return _in_blocks(next_state, _columns(blocks, shape), carry.reshape(size, -1)).reshape(carry.shape)
 
 
 def stateless(
@@ -156,10 +163,31 @@ def stateless(
     Arguments:
         shape: Of all axes after the features.
     """
-    z = _folded(standardiser, blocks, mlp.w0, mlp.b0) @ _columns(blocks, shape)
-    z = mlp.w1.T @ jax.nn.relu(z) + mlp.b1[:, None]
-    z = mlp.w2.T @ jax.nn.relu(z)
-    return _tanh(z if mlp.b2 is None else z + mlp.b2[:, None]).reshape(-1, *shape)
+    first = _folded(standardiser, blocks, mlp.w0, mlp.b0)
+
+    def outputs(heard: Float[Array, "x+1 S"]) -> Float[Array, "y S"]:
+        z = mlp.w1.T @ jax.nn.relu(first @ heard) + mlp.b1[:, None]
+        z = mlp.w2.T @ jax.nn.relu(z)
+        return _tanh(z if mlp.b2 is None else z + mlp.b2[:, None])
+
+    return _in_blocks(outputs, _columns(blocks, shape)).reshape(-1, *shape)
+
+
+def _in_blocks(function: Callable[..., Float[Array, "y S"]], *columns: Float[Array, "x S"]) -> Float[Array, "y S"]:
+    """The function of all columns. On CPU of so many at a time that what lies between its layers stays in the cache;
+    the reverse pass computes them anew, which is cheaper than to fetch them from memory."""
+    total = columns[0].shape[1]
+    if total <= 2 * BLOCK or jax.default_backend() != "cpu":
+        return function(*columns)
+    count = -(-total // BLOCK)
+    width = -(-total // count)
+
+    def split(rows: Float[Array, "x S"]) -> Float[Array, "count x width"]:
+        padded = jnp.pad(rows, ((0, 0), (0, count * width - total)))
+        return padded.reshape(-1, count, width).swapaxes(0, 1)
+
+    found = jax.lax.map(lambda part: jax.checkpoint(function)(*part), tuple(map(split, columns)))
+    return found.swapaxes(0, 1).reshape(-1, count * width)[:, :total]
 
 
 def _columns(blocks: Sequence[Array], shape: tuple[int, ...]) -> Float[Array, "x+1 S"]:

@@ -29,19 +29,14 @@ def live(
     layers: tuple[Layer, ...],
     x: Float[Array, "T E B A"],
     y: Float[Array, "T E B O"],
-    recompute: bool = False,
 ) -> tuple[Layer, ...]:
-    """The networks after each of T updates, stacked along a new first axis.
-
-    Arguments:
-        recompute: Whether the reverse pass computes each step anew instead of keeping what it needs of it.
-    """
+    """The networks after each of T updates, stacked along a new first axis."""
 
     def step(state, batch):
         state, _ = inner_update(protocol, statistics, spec, state, *batch)
         return state, state.layers
 
-    return jax.lax.scan(jax.checkpoint(step) if recompute else step, init_state(spec, layers, x.shape[2]), (x, y))[1]
+    return jax.lax.scan(step, init_state(spec, layers, x.shape[2]), (x, y))[1]
 
 
 def mean_loss(spec: Spec, layers: tuple[Layer, ...], x: Array, y: Array) -> Float[Array, " E"]:

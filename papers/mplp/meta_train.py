@@ -31,8 +31,6 @@ __all__ = [
 
 CHUNKS = {"sinusoid": 100, "mnist": 5, "fashion-mnist": 5}
 """Meta-steps between two lines of the metrics stream."""
-RECOMPUTED = 5_000
-"""Weights of a network from which on the reverse pass computes each inner step anew."""
 
 
 class Learned(NamedTuple):
@@ -152,7 +150,6 @@ def meta_step(
     spec = spec_of(config)
     keys = jax.random.split(jax.random.fold_in(state.key, index), 3)
     seen, unseen = draw_lifetimes(config, images, keys[0], config.networks)
-    recompute = sum(a * b for a, b in zip(spec.sizes[:-1], spec.sizes[1:], strict=True)) > RECOMPUTED
     length = jax.random.randint(keys[2], (), config.steps, config.longest + 1) if config.longest else None
 
     def loss(part: Any) -> Array:
@@ -161,7 +158,7 @@ def meta_step(
             start = _choose(state.pool, keys[1], config.networks)
         else:
             start = jax.tree.map(lambda array: array.repeat(config.networks, 0), learned.start)
-        after = live(learned.protocol, learned.statistics, spec, start, *seen, recompute)
+        after = live(learned.protocol, learned.statistics, spec, start, *seen)
         return meta_loss(spec, after, seen, unseen, config.hint, length)
 
     part = trained_part(config, state.learned)
