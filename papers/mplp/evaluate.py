@@ -20,7 +20,7 @@ from papers.mplp.network import Layer, init_network
 if TYPE_CHECKING:
     from common.runs import FinishedRun
 
-__all__ = ["measure", "train"]
+__all__ = ["deepen", "measure", "train"]
 
 
 def train(config: Evaluate, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
@@ -50,14 +50,16 @@ def measure(
         check_sizes(task, spec.sizes)
     except ValueError as error:
         raise RefigureError(f"meta-trained on {trained.task}, to be tested on {task}: {error}") from None
-    if spec.depth != len(trained.sizes) - 1:
+    depth = len(trained.sizes) - 1
+    if spec.depth < depth or (spec.depth > depth and depth < 2):
         raise RefigureError(
-            f"activations, factors and statistics are of {len(trained.sizes) - 1} layers: sizes {spec.sizes} have "
-            f"{spec.depth}"
+            f"meta-trained with {depth} layers: sizes {spec.sizes} have {spec.depth}; "
+            "give as many, or more if it had a hidden one"
         )
+    learned = [deepen(one, spec.depth) for one in learned]
     setting = Setting(task, spec, config.steps or trained.steps, trained.examples, config.lifetimes, config.tested)
     fixed = not config.random_start and not trained.pool
-    if fixed and spec.sizes != trained.sizes:
+    if fixed and tuple(spec.sizes) != tuple(trained.sizes):
         raise RefigureError(f"the initial network was meta-learned with sizes {trained.sizes}: set random_start")
 
     def start(learned: Learned, key: Array, count: int) -> tuple[Layer, ...]:
@@ -69,3 +71,20 @@ def measure(
         return live(learned.protocol, learned.statistics, spec, layers, x, y)
 
     return measure_lifetimes(setting, Learner(start, learn), learned, seeds, run)
+
+
+def deepen(learned: Learned, depth: int) -> Learned:
+    """For networks of more layers: each that is added has the agents, factors and statistics of the last hidden one.
+
+    Arguments:
+        depth: Dense layers, at least as many as there are.
+    """
+
+    def more(layers: tuple) -> tuple:
+        return (*layers[:-1], *[layers[-2]] * (depth - len(layers)), layers[-1])
+
+    protocol, statistics = learned.protocol, learned.statistics
+    return learned._replace(
+        protocol=protocol._replace(layers=more(protocol.layers)),
+        statistics=statistics._replace(layers=more(statistics.layers)),
+    )

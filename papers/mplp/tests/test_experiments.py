@@ -191,7 +191,7 @@ def test_settings_that_make_no_sense(settings: dict, told: str) -> None:
 
 @pytest.mark.parametrize(("settings", "told"), [
     ({"task": "mnist", "sizes": (9, 4, 10)}, "another loss than that of mnist"),
-    ({"sizes": (1, 4, 4, 1)}, "are of 2 layers"),
+    ({"sizes": (1, 1)}, "with 2 layers"),
     ({"sizes": (1, 5, 1)}, "set random_start"),
 ])  # fmt: skip
 def test_networks_that_a_protocol_cannot_teach(settings: dict, told: str, memory: type) -> None:
@@ -199,6 +199,21 @@ def test_networks_that_a_protocol_cannot_teach(settings: dict, told: str, memory
     parent = finished(config, meta_train.flatten_jax(meta_train.untrained(config, [0])))
     with pytest.raises(RefigureError, match=told):
         evaluate.train(Evaluate(**settings, lifetimes=2), [0], memory(), parent)
+
+
+def test_a_layer_more_has_the_agents_of_the_hidden_one(memory: type) -> None:
+    config = MetaTrain(**{**SMALL, **KINDS["images"]}, meta_steps=2)
+    whole = meta_train.train(config, [0], memory())
+    parent = finished(config, whole.parameters)
+    found = evaluate.train(Evaluate(sizes=(9, 4, 5, 10), lifetimes=2, tested=20), [0], memory(), parent).metrics
+    assert "accuracy_2" in found
+    learned = jax.tree.map(lambda array: array[0], meta_train.untrained(config, [0]))
+    protocol, statistics, _ = evaluate.deepen(learned, 4)
+    first, second, third, last = protocol.layers
+    assert first is second is third is learned.protocol.layers[0]
+    assert last is learned.protocol.layers[1]
+    assert len(statistics.layers) == 4
+    assert evaluate.deepen(learned, 2).protocol == learned.protocol
 
 
 def test_too_many_test_images() -> None:
