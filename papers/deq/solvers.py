@@ -1,0 +1,396 @@
+"""Solvers of z = f(z), all with one signature: `solver(f, z0, *, max_evals, tol, stop, per_sample) -> Solution`.
+
+Each proposes from the points so far and their images where to evaluate f next; the loop around them measures, keeps the
+best point, and stops. Points are (B, ...); all but the first axis is one unknown vector of D numbers.
+
+    z, trace, info = anderson(f, torch.zeros(32, 64), max_evals=30, tol=1e-3)
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from common.errors import RefigureError
+
+__all__ = ["DivergedError", "Function", "Info", "Solution", "Solver", "anderson", "broyden", "fixed_point", "newton"]
+
+Function = Callable[[Tensor], Tensor]
+Stop = Literal["rel", "abs"]
+GROWTH = 1e6
+"""By which the absolute residual may exceed the first before a solver gives up (official code)."""
+CHECK_EVERY = {"cpu": 1, "cuda": 8}
+"""Evaluations between two looks at the residuals: each look makes the host wait for a GPU."""
+_warned: set[torch.dtype] = set()
+
+
+class DivergedError(RefigureError):
+    """The residual is not finite or has grown beyond all bounds."""
+
+
+class Info(NamedTuple):
+    """How a solve went, for each sample."""
+
+    evaluations: Tensor
+    """Evaluations of f until it converged, (B,)."""
+    residual: Tensor
+    """Of the point returned, in the measure that was asked for, (B,)."""
+    converged: Tensor
+    """Whether that is below the tolerance, (B,)."""
+
+
+class Solution(NamedTuple):
+    """The best point found, residuals, and how it went."""
+
+    z: Tensor
+    """The point with the lowest residual that f was evaluated at, (B, ...)."""
+    trace: Tensor
+    """The residual at each evaluation of f, the first of them at z0: (evaluations, B); NaN after a sample was left."""
+    info: Info
+
+
+class Solver(Protocol):
+    """What all solvers are."""
+
+    def __call__(
+        self,
+        f: Function,
+        z0: Tensor,
+        *,
+        max_evals: int = ...,
+        tol: float = ...,
+        stop: Stop = ...,
+        per_sample: bool = ...,
+        narrow: Callable[[Tensor], Function] | None = ...,
+    ) -> Solution: ...
+
+
+class _Rule(Protocol):
+    """How a solver proposes its next point."""
+
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
+        """From the point last evaluated, its image, and g = f(z) - z, all (B, D); `out` is room for the answer.
+
+        g is overwritten at the next evaluation.
+        """
+        ...
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with these samples alone."""
+        ...
+
+
+def fixed_point(
+    f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-3, stop: Stop = "rel", per_sample: bool = True,
+    narrow: Callable[[Tensor], Function] | None = None,
+) -> Solution:  # fmt: skip
+    """Plain iteration, z <- f(z).
+
+    Arguments:
+        f: (B, ...) to the same; differentiation is off inside.
+        z0: Where to begin.
+        max_evals: Evaluations of f at most.
+        tol: Residual at which a sample has converged.
+        stop: The residual: |f(z) - z|, or that over |f(z)|.
+        per_sample: Whether the norm is each sample's own or that of the whole batch (official code).
+        narrow: Of samples' indices, f of these samples alone; with it, samples that have converged stop paying.
+
+    Raises:
+        DivergedError: The residual is not finite or has grown a millionfold.
+        RefigureError: f gives another shape than it takes.
+    """
+    return _solve(_Plain(), f, z0, max_evals, tol, stop, per_sample, narrow)
+
+
+def anderson(
+    f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-3, stop: Stop = "rel", per_sample: bool = True,
+    narrow: Callable[[Tensor], Function] | None = None, window: int = 6, ridge: float = 1e-8, mixing: float = 1.0,
+    absolute: bool = False,
+) -> Solution:  # fmt: skip
+    """Anderson acceleration: the combination of the last m points whose residuals combine to the least.
+
+    Arguments:
+        window: m, points that are combined.
+        ridge: lambda, added to the diagonal of the residuals' Gram matrix, as a share of its mean diagonal.
+        mixing: beta, weight of the images against the points.
+        absolute: Whether lambda is added as it is (official code, 1e-4): small residuals then no longer count.
+
+    For the others and errors see `fixed_point`.
+    """
+    return _solve(_Anderson(z0, window, ridge, mixing, absolute), f, z0, max_evals, tol, stop, per_sample, narrow)
+
+
+def broyden(
+    f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-3, stop: Stop = "rel", per_sample: bool = True,
+    narrow: Callable[[Tensor], Function] | None = None,
+) -> Solution:  # fmt: skip
+    """Broyden's good method from B = -I, full steps (DEQ eq. 10). For arguments and errors see `fixed_point`."""
+    return _solve(_Broyden(z0, max_evals), f, z0, max_evals, tol, stop, per_sample, narrow)
+
+
+def newton(
+    f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-10, stop: Stop = "rel", per_sample: bool = True,
+    narrow: Callable[[Tensor], Function] | None = None,
+) -> Solution:  # fmt: skip
+    """Newton's method with the exact Jacobian, D further evaluations a step that are not counted: for tests."""
+    return _solve(_Newton(f, z0), f, z0, max_evals, tol, stop, per_sample, narrow)
+
+
+# --- the loop ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _solve(
+    rule: _Rule, f: Function, z0: Tensor, max_evals: int, tol: float, stop: Stop, per_sample: bool,
+    narrow: Callable[[Tensor], Function] | None,
+) -> Solution:  # fmt: skip
+    if max_evals < 1 or not tol >= 0 or stop not in ("rel", "abs"):
+        raise RefigureError(f"a solver needs max_evals >= 1, tol >= 0, stop rel or abs: {max_evals}, {tol}, {stop!r}")
+    _warn_of_floor(tol, stop, z0.dtype)
+    batch, every = len(z0), CHECK_EVERY.get(z0.device.type, 1)
+    z = z0.detach()
+    best, lowest = _Best(z), torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
+    spent = torch.full((batch,), max_evals, device=z.device)
+    traces: list[Tensor] = []
+    rows: Tensor | None = None  # which samples are still in; None for all
+    firsts: Tensor | None = None
+    room, g = _Room(), torch.empty_like(z)
+    for done in range(1, max_evals + 1):
+        fz = f(z)
+        if fz.shape != z.shape:
+            raise RefigureError(f"f takes {tuple(z.shape)} and gives {tuple(fz.shape)}: they must be the same")
+        torch.sub(fz, z, out=g)
+        absolute, residual = _residuals(fz, g, stop, per_sample)
+        firsts = absolute if firsts is None else firsts
+        traces.append(residual if rows is None else _scatter(residual, rows, batch, torch.nan))
+        mine = lowest if rows is None else lowest[rows]
+        better, now = residual < mine, torch.fmin(residual, mine)
+        converged = now < tol
+        reached = torch.where(converged, done, max_evals)
+        best.update(z, better, rows)
+        if rows is None:
+            lowest, spent = now, torch.minimum(spent, reached)
+        else:
+            lowest = lowest.index_copy(0, rows, now)
+            spent = spent.index_copy(0, rows, torch.minimum(spent[rows], reached))
+        looking = done % every == 0 or done == max_evals
+        if looking:
+            _check_growth(absolute, firsts, done, max_evals)
+            if bool(converged.all()):
+                break
+        if done == max_evals:
+            break
+        room_for = room.other_than(z, best.z)
+        proposed = rule.propose(z.flatten(1), fz.flatten(1), g.flatten(1), room_for.flatten(1)).view_as(z)
+        if narrow is not None and per_sample and looking and 2 * int(converged.sum()) >= len(converged):
+            keep = (~converged).nonzero()[:, 0]
+            rows = keep if rows is None else rows[keep]
+            rule.select(keep)
+            f, proposed, firsts = narrow(rows), proposed[keep], firsts[keep]
+            room, g = _Room(), torch.empty_like(proposed)
+        z = proposed
+    return Solution(best.z, torch.stack(traces), Info(spent, lowest, lowest < tol))
+
+
+@dataclass
+class _Best:
+    """Of each sample the point with the lowest residual. Where all samples improve at once nothing is copied."""
+
+    z: Tensor
+    owned: bool = False
+
+    def update(self, z: Tensor, better: Tensor, rows: Tensor | None) -> None:
+        """Take over the points that are better.
+
+        Arguments:
+            rows: Which samples they are, where they are not all.
+        """
+        if rows is None and z.device.type != "cpu":
+            self.z = torch.where(better.view(-1, *[1] * (z.ndim - 1)), z, self.z)
+            return
+        count = int(better.sum())
+        if count == len(z) and rows is None:
+            self.z, self.owned = z, False
+        elif count:
+            if not self.owned:
+                self.z, self.owned = self.z.clone(), True
+            mine = better.nonzero()[:, 0]
+            self.z[mine if rows is None else rows[mine]] = z[mine]
+
+
+class _Room:
+    """Tensors for points, used in turn: to ask for fresh memory at each step costs more than to fill it."""
+
+    def __init__(self) -> None:
+        self.held: list[Tensor] = []
+
+    def other_than(self, *taken: Tensor) -> Tensor:
+        """Room for a point, not that of these."""
+        used = {point.data_ptr() for point in taken}
+        for point in self.held:
+            if point.data_ptr() not in used:
+                return point
+        self.held.append(torch.empty_like(taken[0]))
+        return self.held[-1]
+
+
+def _residuals(fz: Tensor, g: Tensor, stop: Stop, per_sample: bool) -> tuple[Tensor, Tensor]:
+    """The absolute and the asked residual, (B,)."""
+    dims = tuple(range(1, g.ndim)) if per_sample else None
+    absolute = torch.linalg.vector_norm(g, dim=dims).expand(len(g))
+    if stop == "abs":
+        return absolute, absolute
+    return absolute, absolute / (torch.linalg.vector_norm(fz, dim=dims) + 1e-9)
+
+
+def _scatter(values: Tensor, rows: Tensor, batch: int, fill: float) -> Tensor:
+    return torch.full((batch,), fill, dtype=values.dtype, device=values.device).index_copy(0, rows, values)
+
+
+def _check_growth(absolute: Tensor, firsts: Tensor, done: int, most: int) -> None:
+    if bool((absolute <= GROWTH * firsts.clamp(min=1e-30)).all()):  # False for NaN
+        return
+    worst = float(absolute.max())
+    what = "is not finite" if not worst < torch.inf else f"has grown from {float(firsts.max()):.3g} to {worst:.3g}"
+    raise DivergedError(
+        f"the residual |f(z) - z| {what} at evaluation {done} of {most}: f has no fixed point that this solver can "
+        "reach; begin with smaller weights, normalise after the residual sum, or penalise the Jacobian"
+    )
+
+
+def _warn_of_floor(tol: float, stop: Stop, dtype: torch.dtype) -> None:
+    floor = 4 * torch.finfo(dtype).eps
+    if stop == "rel" and tol < floor and dtype not in _warned:
+        _warned.add(dtype)
+        name = str(dtype).removeprefix("torch.")
+        warnings.warn(
+            f"tol={tol:g} is below what {name} can reach, about {floor:.0e}: samples will use all evaluations",
+            stacklevel=4,
+        )
+
+
+# --- the rules -----------------------------------------------------------------------------------------------
+
+
+class _Plain:
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+        return fz
+
+    def select(self, keep: Tensor) -> None:
+        pass
+
+
+@dataclass
+class _Anderson:
+    """Keeps images and residuals; of the residuals' Gram matrix one row and column is new at each step."""
+
+    z0: Tensor
+    window: int
+    ridge: float
+    mixing: float
+    absolute: bool
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise RefigureError(f"Anderson's window must be at least 1, not {self.window}")
+        flat = self.z0.flatten(1)
+        batch, size = flat.shape
+        self.images = flat.new_empty(batch, self.window, size)
+        self.residuals = flat.new_empty(batch, self.window, size)
+        self.gram = flat.new_zeros(batch, self.window, self.window)
+        self.done = 0
+
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
+        slot, count = self.done % self.window, min(self.done + 1, self.window)
+        self.images[:, slot] = fz
+        self.residuals[:, slot] = g
+        row = torch.bmm(g[:, None], self.residuals[:, :count].mT)[:, 0]
+        self.gram[:, slot, :count] = row
+        self.gram[:, :count, slot] = row
+        self.done += 1
+        weights = self._weights(count, slot)
+        torch.bmm(weights, self.images[:, :count], out=out[:, None])
+        if self.mixing != 1:
+            out -= (1 - self.mixing) * torch.bmm(weights, self.residuals[:, :count])[:, 0]
+        return out
+
+    def _weights(self, count: int, slot: int) -> Tensor:
+        """alpha, (B, 1, count): of sum 1, proportional to (G G^T + lambda I)^-1 1."""
+        gram = self.gram[:, :count, :count]
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        ridge = torch.full_like(diagonal, self.ridge) if self.absolute else self.ridge * diagonal.mean(1, keepdim=True)
+        system = gram + torch.diag_embed(ridge.expand_as(diagonal))
+        weights = torch.linalg.solve_ex(system, torch.ones_like(diagonal)[:, :, None])[0].mT
+        weights = weights / weights.sum(2, keepdim=True)
+        # all residuals zero, or equal: the newest point alone
+        newest = (torch.arange(count, device=gram.device) == slot).to(weights)
+        return torch.where(weights.isfinite().all(2, keepdim=True), weights, newest)
+
+    def select(self, keep: Tensor) -> None:
+        self.images, self.residuals, self.gram = self.images[keep], self.residuals[keep], self.gram[keep]
+
+
+@dataclass
+class _Broyden:
+    """Full steps of the good method, from the steps alone.
+
+    With B0 = -I the inverse is a product over the steps s_j (Kelley, Iterative Methods for Linear and Nonlinear
+    Equations, 1995, section 7.3), so that w = -B^-1 g obeys
+        w <- g;  w <- w + s_(j+1) c_j with c_j = (s_j . w) / |s_j|^2 for each j before the last;
+        next step = w / (1 - c_last).
+    The c_j solve a triangular system in the steps' inner products: two passes over the steps an iteration, where the
+    usual form with two vectors a step makes six.
+    """
+
+    z0: Tensor
+    most: int
+
+    def __post_init__(self) -> None:
+        batch, size = self.z0.flatten(1).shape
+        self.steps = self.z0.new_empty(batch, self.most, size)
+        self.inner = self.z0.new_zeros(batch, self.most, self.most)
+        self.done = 0
+
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+        n, step = self.done, self.steps[:, self.done]
+        if n == 0:
+            step.copy_(g)
+        else:
+            old = self.steps[:, :n]
+            found = torch.bmm(torch.stack([g, old[:, -1]], 1), old.mT)  # s_j . g and s_j . s_last
+            self.inner[:, n - 1, :n] = found[:, 1]
+            self.inner[:, :n, n - 1] = found[:, 1]
+            inner = self.inner[:, :n, :n]
+            # c_j |s_j|^2 - sum over i < j of (s_j . s_(i+1)) c_i = s_j . g
+            system = torch.diag_embed(inner.diagonal(dim1=1, dim2=2))
+            system[:, :, :-1] -= inner[:, :, 1:].tril(-1)
+            c = torch.linalg.solve_triangular(system, found[:, 0, :, None], upper=False)
+            # w / (1 - c_last); where that is not a number the sample stays where it is
+            share = (1 / (1 - c[:, -1:])).nan_to_num(0.0, 0.0, 0.0)
+            shares = (c[:, :-1] * share).nan_to_num(0.0, 0.0, 0.0).mT
+            torch.mul(g, share[:, 0], out=step)
+            step += torch.bmm(shares, old[:, 1:], out=out[:, None])[:, 0] if n > 1 else 0
+        self.done += 1
+        return torch.add(z, step, out=out)
+
+    def select(self, keep: Tensor) -> None:
+        self.steps, self.inner = self.steps[keep], self.inner[keep]
+
+
+@dataclass
+class _Newton:
+    f: Function
+    z0: Tensor
+
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+        def flat(point: Tensor) -> Tensor:
+            return self.f(point.view(len(z), *self.z0.shape[1:])).flatten(1).sum(0)
+
+        jacobian = torch.func.jacrev(flat)(z).movedim(1, 0)  # samples are independent
+        return z + torch.linalg.solve(torch.eye(z.shape[1], dtype=z.dtype, device=z.device) - jacobian, g)
+
+    def select(self, keep: Tensor) -> None:  # noqa: ARG002
+        raise RefigureError("Newton's method is for tests: it cannot go on with a part of the samples")
