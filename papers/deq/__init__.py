@@ -1,0 +1,1 @@
+"""DEQ and MDEQ: networks defined by their fixed point."""

@@ -1,5 +1,7 @@
-"""The functions whose fixed points are sought. `cell.bind(x)` gives z -> f(z; x) with all that does not change during a
-solve computed once: normalised weights, injections, dropout masks (one for all evaluations, or there is no fixed point).
+"""The functions whose fixed points are sought.
+
+`cell.bind(x)` gives z -> f(z; x) with all that does not change during a solve computed once: normalised weights,
+injections, dropout masks (one for all evaluations, or there is no fixed point).
 
 Sequences are (B, T, d); images (B, C, H, W); the states of MDEQ one vector, (B, D).
 """
@@ -147,7 +149,7 @@ class TrellisCell(nn.Module):
         """f for injections to the gates.
 
         Arguments:
-            u: (B, T, 4 * hidden), for input, output, forget gate and candidate.
+            u: (B, T, 4 * hidden), for input gate, output gate, candidate and forget gate.
             memory: The state one step before, (B, 1, 2 * hidden); zeros when left out.
         """
         weight, bias = self.conv.weight, self.conv.bias
@@ -160,7 +162,7 @@ class TrellisCell(nn.Module):
             h, c = z.chunk(2, 2)
             h = _times(torch.cat([h0, h], 1), mask)
             gates = F.linear(torch.cat([h[:, :-1], h[:, 1:]], 2), weight) + injected
-            i, o, forget, new = gates.chunk(4, 2)
+            i, o, new, forget = gates.chunk(4, 2)
             c = forget.sigmoid() * torch.cat([c0, c[:, :-1]], 1) + i.sigmoid() * new.tanh()
             return torch.cat([o.sigmoid() * c.tanh(), c], 2)
 
@@ -239,7 +241,9 @@ class _Up(nn.Sequential):
 
     def __init__(self, source: int, target: int, doublings: int, groups: int) -> None:
         super().__init__(
-            nn.Conv2d(source, target, 1, bias=False), nn.GroupNorm(groups, target), nn.Upsample(scale_factor=2**doublings)
+            nn.Conv2d(source, target, 1, bias=False),
+            nn.GroupNorm(groups, target),
+            nn.Upsample(scale_factor=2**doublings),
         )
 
 

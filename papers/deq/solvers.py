@@ -263,7 +263,7 @@ def _check_growth(absolute: Tensor, firsts: Tensor, done: int, most: int) -> Non
 
 def _warn_of_floor(tol: float, stop: Stop, dtype: torch.dtype) -> None:
     floor = 4 * torch.finfo(dtype).eps
-    if stop == "rel" and tol < floor and dtype not in _warned:
+    if stop == "rel" and 0 < tol < floor and dtype not in _warned:
         _warned.add(dtype)
         name = str(dtype).removeprefix("torch.")
         warnings.warn(
@@ -276,7 +276,7 @@ def _warn_of_floor(tol: float, stop: Stop, dtype: torch.dtype) -> None:
 
 
 class _Plain:
-    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
         return fz
 
     def select(self, keep: Tensor) -> None:
@@ -354,7 +354,7 @@ class _Broyden:
         self.inner = self.z0.new_zeros(batch, self.most, self.most)
         self.done = 0
 
-    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
         n, step = self.done, self.steps[:, self.done]
         if n == 0:
             step.copy_(g)
@@ -385,12 +385,12 @@ class _Newton:
     f: Function
     z0: Tensor
 
-    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
         def flat(point: Tensor) -> Tensor:
             return self.f(point.view(len(z), *self.z0.shape[1:])).flatten(1).sum(0)
 
         jacobian = torch.func.jacrev(flat)(z).movedim(1, 0)  # samples are independent
         return z + torch.linalg.solve(torch.eye(z.shape[1], dtype=z.dtype, device=z.device) - jacobian, g)
 
-    def select(self, keep: Tensor) -> None:  # noqa: ARG002
+    def select(self, keep: Tensor) -> None:
         raise RefigureError("Newton's method is for tests: it cannot go on with a part of the samples")

@@ -1,0 +1,8 @@
+"""`python -m papers.deq`: train runs of this paper."""
+
+import sys
+
+from common.experiment import main
+
+if __name__ == "__main__":
+    sys.exit(main("deq"))

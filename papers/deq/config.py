@@ -1,0 +1,162 @@
+"""The settings of the experiments; `paper.yaml` says which variant and scale sets what."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Convergence", "CopyMemory", "Memory", "Regression", "SolverName"]
+
+SolverName = Literal["fixed_point", "anderson", "broyden"]
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, not {getattr(config, name)}")
+
+
+@dataclass(frozen=True)
+class CopyMemory:
+    """Ten symbols to be repeated after T blanks (DEQ section 5.1 and appendix F; settings that are not given there are
+    ours)."""
+
+    model: Literal["deq", "unrolled", "lstm", "gru", "tcn"] = "deq"
+    """A DEQ-Transformer, its weight-tied stack, or a baseline of as many parameters."""
+    length: int = 400
+    """T, blanks between the symbols and the sign to repeat them."""
+    features: int = 24
+    """d, of the transformer."""
+    heads: int = 4
+    """Attention heads of d / heads features."""
+    inner: int = 180
+    """Hidden units of the transformer's feed-forward network: 14 K parameters (paper) in all."""
+    hidden: int = 0
+    """Units of LSTM or GRU, channels of the TCN; 0 for as many as give 14 K (TCN 16 K) parameters (paper)."""
+    deviation: float = 0.05
+    """Standard deviation of the transformer's initial weights (paper)."""
+    layers: int = 4
+    """Of the weight-tied stack; a DEQ begins as one."""
+    warm_up: int = 500
+    """Steps that a DEQ is trained as a stack."""
+    forward_solver: SolverName = "anderson"
+    """Of the fixed point."""
+    backward_solver: SolverName = "anderson"
+    """Of the gradient."""
+    forward_evaluations: int = 30
+    """Evaluations at most (official code's transformer)."""
+    backward_evaluations: int = 30
+    """The same of the backward solve."""
+    tolerance: float = 1e-3
+    """Relative residual at which a sample has converged, both ways (official code)."""
+    jacobian_weight: float = 0.0
+    """gamma, of the Jacobian penalty; 0 for none."""
+    train: int = 20_000
+    """Training sequences (paper)."""
+    test: int = 2_000
+    """Test sequences (paper)."""
+    batch: int = 32
+    """Sequences of a step."""
+    steps: int = 10_000
+    """Steps of the optimiser."""
+    rate: float = 5e-3
+    """Adam's learning rate; it falls to 0 as a cosine."""
+    clip: float = 1.0
+    """Norm at which the gradient is cut."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "length", "features", "heads", "inner", "deviation", "layers", "forward_evaluations",
+            "backward_evaluations", "tolerance", "train", "test", "batch", "steps", "rate", "clip",
+        )  # fmt: skip
+        if min(self.hidden, self.warm_up, self.jacobian_weight) < 0:
+            raise ValueError("hidden, warm_up and jacobian_weight must be 0 or positive")
+        if self.features % self.heads:
+            raise ValueError(f"features must be a multiple of heads, not {self.features} with {self.heads}")
+        if self.batch > self.train:
+            raise ValueError(f"batch must be at most the {self.train} training sequences, not {self.batch}")
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Solvers on a trained DEQ; nothing is trained."""
+
+    evaluations: int = 100
+    """Evaluations of f that each solver makes."""
+    sequences: int = 32
+    """On which."""
+    tolerance: float = 1e-3
+    """Relative residual until which evaluations are counted."""
+    limits: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
+    """Evaluations after which the loss is measured (Fig. 3 right)."""
+    tolerances: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
+    """Relative residuals at which the loss is measured (Fig. 3 left)."""
+    power_steps: int = 200
+    """Of the power iteration for the spectral radius (JR: 150 to 200)."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "evaluations", "sequences", "tolerance", "power_steps")
+        if min(self.limits) < 1 or min(self.tolerances) <= 0:
+            raise ValueError("limits must be at least 1 and tolerances positive")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a backward pass needs: bytes, and seconds of a step, against depth."""
+
+    cell: Literal["transformer", "conv"] = "transformer"
+    """The transformer of copy memory, or the tutorial's convolutional cell."""
+    depths: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Layers of the weight-tied stacks."""
+    evaluations: tuple[int, ...] = (5, 10, 30, 100)
+    """Of the DEQ's solver: its memory must be the same for all."""
+    length: int = 150
+    """Steps of the transformer's sequences (paper, section 5)."""
+    batch: int = 15
+    """Samples (paper, section 5)."""
+    features: int = 24
+    """d of the transformer, channels of the convolutional cell."""
+    side: int = 16
+    """Pixels of the convolutional cell's maps."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "length", "batch", "features", "side")
+        if min(*self.depths, *self.evaluations) < 1 or self.features % 8:
+            raise ValueError("depths and evaluations must be at least 1, features a multiple of 8")
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A curve learned by a small DEQ, with and without a penalty on its Jacobian (JR, Fig. 5)."""
+
+    jacobian_weight: float = 0.0
+    """gamma (JR: 0, 2, 4)."""
+    hidden: int = 50
+    """Rectified units (JR)."""
+    train: int = 4096
+    """Training points (JR)."""
+    test: int = 1000
+    """Test points (JR)."""
+    noise: float = 0.05
+    """Standard deviation of the noise (JR gives N(0, 0.05))."""
+    batch: int = 256
+    """Points of a step (ours; JR does not say)."""
+    steps: int = 3_000
+    """Steps (ours)."""
+    rate: float = 5e-3
+    """Adam's learning rate, falling to 0 as a cosine (ours)."""
+    evaluations: int = 30
+    """Of the solver at most (ours)."""
+    tolerance: float = 1e-4
+    """Relative residual (ours)."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "hidden", "train", "test", "batch", "steps", "rate", "evaluations", "tolerance")
+        if min(self.jacobian_weight, self.noise) < 0:
+            raise ValueError("jacobian_weight and noise must be 0 or positive")

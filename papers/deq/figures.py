@@ -1,0 +1,213 @@
+"""Copy memory, convergence, exactness, memory, and the surface under a penalty on the Jacobian."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from common.claims import load
+from common.report.theme import PALETTE, PUBLISHED, Drawing
+from common.runs import FinishedRun
+from papers.deq.regression import REACH, curve
+from papers.deq.tasks import chance
+
+__all__ = ["convergence", "copy_memory", "exactness", "memory", "surface"]
+
+MODELS = {"deq": "DEQ-Transformer", "unrolled": "weight-tied stack", "tcn": "TCN", "lstm": "LSTM", "gru": "GRU"}
+SOLVERS = {"fixed_point": "weight-tied", "anderson": "Anderson", "broyden": "Broyden (DEQ)"}
+SEEDS = "Every seed a point or a line; lines between points join means over seeds."
+LEAST = 1e-7
+"""Losses below are drawn there."""
+
+
+def copy_memory(runs: Sequence[FinishedRun]) -> Drawing:
+    """Test loss against T; training loss against steps at the greatest T."""
+    found: dict[str, dict[int, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        model, length = run.identity.variant.rsplit("_", 1)
+        found[model][int(length)].append(run)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
+    rows: list[dict[str, Any]] = []
+    lengths = sorted({length for each in found.values() for length in each})
+    for colour, (model, title) in zip(PALETTE, MODELS.items(), strict=False):
+        means = []
+        for length in sorted(found[model]):
+            losses = [max(value, LEAST) for run in found[model][length] for value in run.metrics["loss"]]
+            left.plot([length] * len(losses), losses, "o", color=colour, markersize=3.5, alpha=0.7)
+            means.append((length, float(np.mean(losses))))
+            rows += [{"panel": "test", "model": title, "T": length, "loss": value} for value in losses]
+        if means:
+            left.plot(*zip(*means, strict=True), color=colour, label=title)
+        rows += _course(right, found[model][lengths[-1]], title, colour)
+    grid = np.linspace(lengths[0], lengths[-1], 100)
+    left.plot(grid, [chance(value) for value in grid], "--", color="0.5", linewidth=1, label="chance")
+    right.axhline(chance(lengths[-1]), color="0.5", linestyle="--", linewidth=1)
+    for claim in load("deq"):
+        model, _, length = claim.ours.variant.rpartition("_")
+        if claim.kind == "value" and claim.published is not None and model in MODELS and int(length) in lengths:
+            colour = PALETTE[list(MODELS).index(model)]
+            left.plot(int(length), claim.published.value, **{**PUBLISHED, "color": colour, "zorder": 5})
+            rows.append({"panel": "published", "model": MODELS[model], "T": int(length), "loss": claim.published.value})
+    left.set(xlabel="T, blanks", ylabel="test loss, nats", yscale="log", xticks=lengths)
+    left.minorticks_off()
+    left.legend(fontsize=8)
+    right.set(xlabel="steps", ylabel="training loss, nats", yscale="log", title=f"T = {lengths[-1]}")
+    return _drawing(figure, rows, runs, [SEEDS, "Open diamonds: published."])
+
+
+def _course(axis: Axes, runs: Sequence[FinishedRun], title: str, colour: Any) -> list[dict[str, Any]]:
+    rows = []
+    for run in runs:
+        history = run.history()
+        steps, losses = [line["step"] for line in history], [line["loss"] for line in history]
+        axis.plot(steps, losses, color=colour, linewidth=1.1, label=title)
+        rows += [
+            {"panel": "training", "model": title, "step": step, "loss": loss}
+            for step, loss in zip(steps, losses, strict=True)
+        ]
+    return rows
+
+
+def convergence(runs: Sequence[FinishedRun]) -> Drawing:
+    """Median relative residual against evaluations, before (light) and after training, each variant a panel."""
+    groups = _by_variant(runs)
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(5.2 * len(groups), 4.0), sharey=True, layout="constrained", squeeze=False
+    )
+    rows = []
+    for axis, (variant, members) in zip(axes[0], groups.items(), strict=True):
+        for colour, (solver, title) in zip(PALETTE, SOLVERS.items(), strict=False):
+            for phase, alpha, line in (("start", 0.45, ":"), ("end", 1.0, "-")):
+                traces = np.concatenate([run.arrays[f"{solver}_{phase}"][0].T for run in members])
+                middle = np.nanmedian(traces, 0)
+                counts = np.arange(1, len(middle) + 1)
+                label = f"{title}, {'before' if phase == 'start' else 'after'} training"
+                axis.plot(counts, middle, line, color=colour, alpha=alpha, linewidth=2, label=label)
+                rows += [
+                    {"variant": variant, "solver": title, "phase": phase, "evaluations": int(count), "residual": value}
+                    for count, value in zip(counts, middle, strict=True)
+                ]
+        axis.set(xlabel="evaluations of f", yscale="log", title=_length(variant))
+        axis.grid(alpha=0.4)
+    axes[0][0].set_ylabel("relative residual |f(z) - z| / |f(z)|")
+    axes[0][-1].legend(fontsize=7)
+    return _drawing(figure, rows, runs, ["Medians over all sequences of all seeds."])
+
+
+def exactness(runs: Sequence[FinishedRun]) -> Drawing:
+    """Loss against tolerance, and against the limit of evaluations."""
+    groups = _by_variant(runs)
+    figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.8), sharey=True, layout="constrained")
+    rows = []
+    for axis, kind, label in (
+        (axes[0], "tolerance", "tolerance, relative residual"),
+        (axes[1], "limit", "evaluations of f at most"),
+    ):
+        for colour, (variant, members) in zip(PALETTE, groups.items(), strict=False):
+            values = members[0].arrays[kind]
+            losses = np.concatenate([run.arrays[f"{kind}_loss"] for run in members])
+            for each in losses:
+                axis.plot(values, each, color=colour, linewidth=0.7, alpha=0.5)
+            axis.plot(values, losses.mean(0), "o-", color=colour, label=_length(variant))
+            rows += [
+                {"kind": kind, "variant": variant, "value": value, "loss": loss}
+                for value, loss in zip(values, losses.mean(0), strict=True)
+            ]
+        axis.set(xlabel=label, xscale="log", yscale="log")
+    axes[0].set_ylabel("test loss, nats")
+    axes[0].legend(fontsize=8)
+    return _drawing(figure, rows, runs, ["Thick: means over seeds; thin: each seed."])
+
+
+def memory(runs: Sequence[FinishedRun]) -> Drawing:
+    """Bytes and seconds of weight-tied stacks against their depth, and of the DEQ."""
+    groups = _by_variant(runs)
+    figure, axes = plt.subplots(len(groups), 2, figsize=(9.0, 3.4 * len(groups)), layout="constrained", squeeze=False)
+    rows: list[dict[str, Any]] = []
+    for line, (variant, members) in zip(axes, groups.items(), strict=True):
+        metrics = members[0].metrics
+        for axis, kind, unit in ((line[0], "bytes", 1e6), (line[1], "seconds", 1.0)):
+            depths = [int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith(f"{kind}_layers_")]
+            values = [metrics[f"{kind}_layers_{depth}"][0] / unit for depth in depths]
+            axis.plot(depths, values, "o-", color=PALETTE[0], label="weight-tied stack")
+            deq = {
+                name.rsplit("_", 1)[1]: metrics[name][0] / unit for name in metrics if name.startswith(f"{kind}_deq_")
+            }
+            if kind == "bytes":
+                axis.axhline(max(deq.values()), color=PALETTE[1], label="DEQ, any number of evaluations")
+            else:
+                for count, value in deq.items():
+                    axis.axhline(value, color=PALETTE[1], linewidth=1)
+                    axis.annotate(f"DEQ, {count} evaluations", (depths[0], value), fontsize=7, va="bottom")
+            rows += [
+                {"cell": variant, "what": kind, "layers": d, "value": v} for d, v in zip(depths, values, strict=True)
+            ]
+            rows += [{"cell": variant, "what": kind, "evaluations": int(c), "value": v} for c, v in deq.items()]
+            axis.set(xlabel="layers", xscale="log", yscale="log", xticks=depths, title=variant)
+            axis.set_xticks(depths, [str(depth) for depth in depths])
+            axis.minorticks_off()
+        line[0].set_ylabel("kept for the backward pass, MB")
+        line[1].set_ylabel("forward and backward, s")
+        line[0].legend(fontsize=8)
+    return _drawing(figure, rows, runs, ["Seconds are of the machine that made the run, one batch."])
+
+
+def surface(runs: Sequence[FinishedRun]) -> Drawing:
+    """f(z; x) and its equilibria; below, plain iteration for one x, from the first seed of each variant."""
+    groups = {name: members for name, members in _by_variant(runs).items() if name in ("none", "two", "four")}
+    order = [name for name in ("none", "two", "four") if name in groups]
+    titles = {"none": "no penalty", "two": "gamma = 2", "four": "gamma = 4"}
+    figure = plt.figure(figsize=(4.0 * len(order), 7.4), layout="constrained")
+    rows: list[dict[str, Any]] = []
+    for place, name in enumerate(order):
+        arrays = groups[name][0].arrays
+        x, z, height, line = (arrays[key][0] for key in ("x", "z", "surface", "equilibria"))
+        above: Any = figure.add_subplot(2, len(order), place + 1, projection="3d")
+        above.plot_surface(*np.meshgrid(x, z, indexing="ij"), height, cmap="viridis", alpha=0.7, linewidth=0)
+        above.plot(x, line, line, color="red", linewidth=2)
+        above.set(xlabel="x", ylabel="z", zlabel="f(z; x)", title=titles[name])
+        axis = figure.add_subplot(2, len(order), len(order) + place + 1)
+        row = int(np.abs(x - REACH / 2).argmin())
+        axis.plot(z, height[row], color=PALETTE[0], label=f"f(z; x = {x[row]:.1f})")
+        axis.plot(z, z, color="0.5", linewidth=1, label="z")
+        path = _cobweb(z, height[row])
+        axis.plot(*path, color=PALETTE[1], linewidth=1, label="plain iteration from 0")
+        axis.plot(line[row], line[row], "o", color="red", markersize=5)
+        truth = float(curve(x[row]))
+        axis.axvline(truth, color="0.7", linestyle=":", linewidth=1, label="the curve")
+        axis.set(xlabel="z", ylabel="f(z; x)", xlim=(z[0], z[-1]), ylim=(z[0], z[-1]))
+        axis.legend(fontsize=7)
+        rows += [
+            {"variant": name, "x": a, "equilibrium": b, "curve": float(curve(a))} for a, b in zip(x, line, strict=True)
+        ]
+    return _drawing(figure, rows, runs, ["The first seed; not chosen."])
+
+
+def _cobweb(z: np.ndarray, values: np.ndarray, steps: int = 12) -> tuple[list[float], list[float]]:
+    """Of plain iteration on a tabulated function, from 0."""
+    point, across, up = 0.0, [0.0], [0.0]
+    for _ in range(steps):
+        image = float(np.interp(point, z, values))
+        across += [point, image]
+        up += [image, image]
+        point = image
+    return across, up
+
+
+def _by_variant(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    groups: dict[str, list[FinishedRun]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.seeds):
+        groups[run.identity.variant].append(run)
+    return dict(sorted(groups.items(), key=lambda item: (len(item[0]), item[0])))
+
+
+def _length(variant: str) -> str:
+    return f"T = {variant.rsplit('_', 1)[1]}"
+
+
+def _drawing(figure: Any, rows: list[dict[str, Any]], runs: Sequence[FinishedRun], notes: list[str]) -> Drawing:
+    return Drawing(figure, pd.DataFrame(rows), [str(run.identity) for run in runs], notes)

@@ -1,0 +1,119 @@
+"""Networks for copy memory: a DEQ-Transformer with its weight-tied stack, and recurrent and convolutional baselines."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from papers.deq import solvers
+from papers.deq.cells import TransformerCell
+from papers.deq.config import CopyMemory
+from papers.deq.implicit import Equilibrium, implicit, unrolled
+from papers.deq.solvers import Function
+from papers.deq.tasks import SYMBOLS
+
+__all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build"]
+
+HIDDEN = {"lstm": 54, "gru": 62, "tcn": 13}
+"""Units with which a baseline has the paper's number of parameters: 14 K, 14 K, 16 K."""
+
+
+class Output(NamedTuple):
+    """Of a network."""
+
+    logits: Tensor
+    """(B, T, symbols)."""
+    found: Equilibrium | None = None
+    """Of a transformer."""
+    f: Function | None = None
+    """What it is the equilibrium of."""
+
+
+class CopyTransformer(nn.Module):
+    """Embedding, one transformer layer at its fixed point or applied so many times, and a linear read-out."""
+
+    def __init__(self, config: CopyMemory) -> None:
+        super().__init__()
+        self.config = config
+        size = config.features
+        self.embedding = nn.Embedding(SYMBOLS, size)
+        self.injection = nn.Linear(size, 3 * size, bias=False)
+        self.cell = TransformerCell(size, config.heads, size // config.heads, config.inner, deviation=config.deviation)
+        self.out = nn.Linear(size, SYMBOLS)
+
+    def bind(self, x: Tensor) -> Function:
+        """f of states (B, T, d) for sequences of symbols (B, T)."""
+        return self.cell.bind(self.injection(self.embedding(x)))
+
+    def forward(self, x: Tensor, layers: int | None = None) -> Output:
+        """The read-out at the fixed point, or after so many layers."""
+        f, config = self.bind(x), self.config
+        z0 = torch.zeros(*x.shape, config.features, device=x.device)
+        if layers is not None:
+            found = unrolled(f, z0, layers)
+        else:
+            forward, backward = (
+                partial(getattr(solvers, name), max_evals=most, tol=config.tolerance)
+                for name, most in (
+                    (config.forward_solver, config.forward_evaluations),
+                    (config.backward_solver, config.backward_evaluations),
+                )
+            )
+            found = implicit(f, z0, forward, backward)
+        return Output(self.out(found.z), found, f)
+
+
+class Recurrent(nn.Module):
+    """LSTM or GRU on one-hot symbols."""
+
+    def __init__(self, kind: Any, hidden: int) -> None:
+        super().__init__()
+        self.cells = kind(SYMBOLS, hidden, batch_first=True)
+        self.out = nn.Linear(hidden, SYMBOLS)
+
+    def forward(self, x: Tensor) -> Output:
+        """Of sequences (B, T)."""
+        return Output(self.out(self.cells(F.one_hot(x, SYMBOLS).float())[0]))
+
+
+class TemporalConv(nn.Module):
+    """A temporal convolutional network: residual blocks of two causal convolutions, dilated by 1, 2, 4, ...
+
+    Arguments:
+        channels: Of each block.
+        blocks: Of 8 taps each: six see 883 steps back.
+    """
+
+    def __init__(self, channels: int, blocks: int = 6) -> None:
+        super().__init__()
+        taps = 8
+        self.reach = [(taps - 1) * 2**index for index in range(blocks)]
+        make = partial(nn.Conv1d, kernel_size=taps)
+        self.first = nn.ModuleList(
+            weight_norm(make(channels if index else SYMBOLS, channels, dilation=2**index)) for index in range(blocks)
+        )
+        self.second = nn.ModuleList(weight_norm(make(channels, channels, dilation=2**index)) for index in range(blocks))
+        self.widen = nn.Conv1d(SYMBOLS, channels, 1)
+        self.out = nn.Linear(channels, SYMBOLS)
+
+    def forward(self, x: Tensor) -> Output:
+        """Of sequences (B, T)."""
+        h = F.one_hot(x, SYMBOLS).float().mT
+        for index, (first, second, reach) in enumerate(zip(self.first, self.second, self.reach, strict=True)):
+            y = F.relu(first(F.pad(h, (reach, 0))))
+            y = F.relu(second(F.pad(y, (reach, 0))))
+            h = F.relu(y + (h if index else self.widen(h)))
+        return Output(self.out(h.mT))
+
+
+def build(config: CopyMemory) -> nn.Module:
+    """The network of a configuration, initialised with PyTorch's global generator."""
+    if config.model in ("deq", "unrolled"):
+        return CopyTransformer(config)
+    hidden = config.hidden or HIDDEN[config.model]
+    if config.model == "tcn":
+        return TemporalConv(hidden)
+    return Recurrent({"lstm": nn.LSTM, "gru": nn.GRU}[config.model], hidden)

@@ -1,0 +1,33 @@
+"""Copy memory, after DEQ appendix F: ten symbols, T blanks, a sign, and the ten symbols are due."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["RECALLED", "SYMBOLS", "chance", "draw_copies"]
+
+RECALLED = 10
+"""Symbols to be recalled."""
+SYMBOLS = 10
+"""Different inputs: the blank 0, eight symbols, and 9, the sign to repeat."""
+
+
+def draw_copies(rng: np.random.Generator, length: int, count: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, both (count, T + 20) of whole numbers.
+
+    Arguments:
+        length: T.
+    """
+    symbols = torch.from_numpy(rng.integers(1, 9, (count, RECALLED)))
+    x, y = torch.zeros(2, count, length + 2 * RECALLED, dtype=torch.int64)
+    x[:, :RECALLED] = symbols
+    x[:, length + RECALLED - 1] = 9
+    y[:, -RECALLED:] = symbols
+    return x, y
+
+
+def chance(length: int) -> float:
+    """Mean cross-entropy in nats of who knows all but the symbols: 10 ln 8 / (T + 20)."""
+    return RECALLED * math.log(8) / (length + 2 * RECALLED)

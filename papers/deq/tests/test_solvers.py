@@ -1,0 +1,204 @@
+"""What solvers must do by theory, and what they refuse."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.errors import RefigureError
+from papers.deq import solvers
+from papers.deq.solvers import DivergedError, Function, anderson, broyden, fixed_point, newton
+
+SOLVERS = {"fixed point": fixed_point, "Anderson": anderson, "Broyden": broyden}
+
+
+@pytest.fixture(autouse=True)
+def double() -> None:
+    """Double precision, the same draws."""
+    torch.manual_seed(0)
+
+
+def affine(size: int, radius: float) -> tuple[Tensor, Tensor]:
+    """A z + b with a spectral norm."""
+    matrix = torch.randn(size, size, dtype=torch.float64)
+    return matrix * (radius / torch.linalg.matrix_norm(matrix, 2)), torch.randn(size, dtype=torch.float64)
+
+
+def smooth(batch: int, size: int, norm: float = 0.9) -> tuple[Function, Tensor]:
+    """tanh(A z + x), and where to begin."""
+    matrix, _ = affine(size, norm)
+    x = torch.randn(batch, size, dtype=torch.float64)
+    return lambda z: torch.tanh(z @ matrix.T + x), torch.zeros(batch, size, dtype=torch.float64)
+
+
+def test_linear_problems_end_after_as_many_steps_as_theory_says() -> None:
+    size = 4
+    matrix, b = affine(size, 0.8)
+    exact = torch.linalg.solve(torch.eye(size, dtype=torch.float64) - matrix, b)
+    start = torch.zeros(1, size, dtype=torch.float64)
+
+    def f(z: Tensor) -> Tensor:
+        return z @ matrix.T + b
+
+    for solver, most, options in (
+        (broyden, 2 * size + 1, {}),
+        (anderson, size + 2, {"window": size + 1, "ridge": 0.0}),
+        (newton, 2, {}),
+    ):
+        z, _, info = solver(f, start, max_evals=most, tol=1e-9, **options)
+        assert bool(info.converged.all()), solver.__name__
+        torch.testing.assert_close(z[0], exact, rtol=0, atol=1e-7)
+    trace = fixed_point(f, start, max_evals=200, tol=0, stop="abs").trace[:, 0]
+    rate = torch.linalg.eigvals(matrix).abs().max()
+    torch.testing.assert_close((trace[50] / trace[30]) ** (1 / 20), rate, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_all_find_the_same_point(name: str) -> None:
+    f, z0 = smooth(3, 20)
+    expected = newton(f, z0, max_evals=20, tol=1e-13).z
+    z, trace, info = SOLVERS[name](f, z0, max_evals=300, tol=1e-11)
+    torch.testing.assert_close(z, expected, rtol=0, atol=1e-9)
+    assert bool(info.converged.all())
+    assert len(trace) == int(info.evaluations.max())
+    torch.testing.assert_close(trace.min(0).values, info.residual)
+
+
+def test_broyden_equals_its_definition() -> None:
+    """B <- B + (dz - B dg) (dz' B) / (dz' B dg), the dense inverse of one sample (DEQ eq. 10)."""
+    f, z0 = smooth(1, 6, 2.0)
+    points: list[Tensor] = []
+    broyden(lambda z: (points.append(z.clone()), f(z))[1], z0, max_evals=9, tol=0.0, stop="abs")
+    inverse, z = -torch.eye(6, dtype=torch.float64), z0[0]
+    g = f(z[None])[0] - z
+    for point in points[1:]:
+        new = z - inverse @ g
+        torch.testing.assert_close(point[0], new, rtol=0, atol=1e-8)
+        g_new = f(new[None])[0] - new
+        dz, dg = new - z, g_new - g
+        inverse = inverse + torch.outer(dz - inverse @ dg, dz @ inverse) / (dz @ inverse @ dg)
+        z, g = new, g_new
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_a_ridge_that_scales_does_not_stall(scale: float) -> None:
+    """However small the residuals; the official code's, added as it is, slows down."""
+    f, z0 = smooth(2, 60, 0.99)
+    scaled = lambda z: scale * f(z / scale)  # noqa: E731
+    evaluations = [
+        anderson(scaled, z0, max_evals=400, tol=1e-9, window=6, **options).info.evaluations.max()
+        for options in ({}, {"ridge": 1e-4, "absolute": True})
+    ]
+    assert evaluations[0] < 0.7 * evaluations[1]
+    assert evaluations[0] < 120
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_samples_are_solved_as_if_alone(name: str) -> None:
+    z0 = torch.arange(4.0, dtype=torch.float64)[:, None].repeat(1, 10)
+    matrix, _ = affine(10, 0.9)
+    x = torch.randn(4, 10, dtype=torch.float64)
+
+    def of(rows: Tensor) -> Function:
+        return lambda z: torch.tanh(z @ matrix.T + x[rows])
+
+    together = SOLVERS[name](of(torch.arange(4)), z0, max_evals=60, tol=1e-6)
+    for row in range(4):
+        alone = SOLVERS[name](of(torch.tensor([row])), z0[row : row + 1], max_evals=60, tol=1e-6)
+        torch.testing.assert_close(alone.z[0], together.z[row], rtol=0, atol=1e-5)
+        assert alone.info.evaluations[0] == together.info.evaluations[row]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_samples_that_have_converged_stop_paying(name: str) -> None:
+    matrix, _ = affine(10, 0.95)
+    x = torch.cat([torch.zeros(6, 10), torch.randn(2, 10)]).double()  # six are at their fixed point
+    paid = []
+
+    def of(rows: Tensor) -> Function:
+        def f(z: Tensor) -> Tensor:
+            paid.append(len(z))
+            return torch.tanh(z @ matrix.T + x[rows])
+
+        return f
+
+    z0, everyone = torch.zeros(8, 10).double(), torch.arange(8)
+    whole = SOLVERS[name](of(everyone), z0, max_evals=50, tol=1e-6)
+    assert set(paid) == {8}
+    paid.clear()
+    found = SOLVERS[name](of(everyone), z0, max_evals=50, tol=1e-6, narrow=of)
+    assert paid[0] == 8
+    assert set(paid[1:]) <= {1, 2}
+    torch.testing.assert_close(found.z, whole.z, rtol=0, atol=1e-5)  # else they go on until all have converged
+    assert found.info.evaluations.tolist() == whole.info.evaluations.tolist()
+    assert bool(found.trace[1:, :6].isnan().all())
+    assert not bool(found.trace[: int(found.info.evaluations[7]), 7].isnan().any())
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_point_with_the_lowest_residual_is_given(name: str) -> None:
+    """And nothing that f was given or gave is written over."""
+    f, z0 = smooth(3, 8, 6.0)  # does not converge
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def watched(z: Tensor) -> Tensor:
+        image = f(z)
+        seen.append((z.clone(), image, image.clone()))
+        return image
+
+    before = z0.clone()
+    found = SOLVERS[name](watched, z0, max_evals=25, tol=1e-12, stop="abs")
+    torch.testing.assert_close(z0, before, rtol=0, atol=0)
+    residuals = torch.stack([(image - z).norm(dim=1) for z, _, image in seen])
+    torch.testing.assert_close(found.trace, residuals)
+    rows = residuals.argmin(0)
+    expected = torch.stack([seen[int(row)][0][sample] for sample, row in enumerate(rows)])
+    torch.testing.assert_close(found.z, expected, rtol=0, atol=0)
+    for _, image, copy in seen:
+        torch.testing.assert_close(image, copy, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_function_at_its_fixed_point(name: str) -> None:
+    z, _, info = SOLVERS[name](lambda z: z, torch.ones(2, 3), max_evals=5, tol=0.0, stop="abs")
+    assert bool((z == 1).all())
+    assert info.residual.tolist() == [0, 0]
+
+
+def test_the_batch_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official code's norm is that of the whole batch."""
+    f, z0 = smooth(3, 8)
+    trace = fixed_point(f, z0, max_evals=4, tol=0.0, stop="rel", per_sample=False).trace
+    image = f(z0)
+    torch.testing.assert_close(trace[0], ((image - z0).norm() / image.norm()).expand(3))
+    monkeypatch.setitem(solvers.CHECK_EVERY, "cpu", 4)
+    few = fixed_point(f, z0, max_evals=100, tol=1e-3)
+    monkeypatch.undo()
+    each = fixed_point(f, z0, max_evals=100, tol=1e-3)
+    assert few.info.evaluations.tolist() == each.info.evaluations.tolist()
+    assert len(few.trace) % 4 == 0
+    assert 0 <= len(few.trace) - len(each.trace) < 4
+
+
+def test_bad_input_is_told_in_a_line() -> None:
+    start = torch.ones(2, 3)
+    with pytest.raises(DivergedError, match=r"has grown from .* at evaluation \d+ of 200: .* penalise the Jacobian"):
+        fixed_point(lambda z: 3 * z + 1, start, max_evals=200)
+    with pytest.raises(DivergedError, match=r"is not finite at evaluation 2 of 30"):
+        fixed_point(lambda z: torch.where(z == 1, 2.0, torch.nan), start)
+    with pytest.raises(RefigureError, match=r"takes \(2, 3\) and gives \(2, 2\)"):
+        broyden(lambda z: z[:, :2], start)
+    with pytest.raises(RefigureError, match="max_evals >= 1"):
+        anderson(lambda z: z, start, max_evals=0)
+    with pytest.raises(RefigureError, match="window must be at least 1"):
+        anderson(lambda z: z, start, window=0)
+
+
+def test_a_tolerance_below_the_precision_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "_warned", set())
+    with pytest.warns(UserWarning, match="below what float32 can reach"):
+        fixed_point(torch.cos, torch.ones(1, 2), tol=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fixed_point(torch.cos, torch.ones(1, 2), tol=1e-9)
