@@ -48,6 +48,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/bench_anml.py
 	$(BIN)/python benchmarks/bench_vsml.py
 	$(BIN)/python benchmarks/bench_mplp.py
+	$(BIN)/python benchmarks/bench_deq.py
 
 gallery: $(READY)
 	$(BIN)/refigure gallery

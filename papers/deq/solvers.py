@@ -99,7 +99,8 @@ def fixed_point(
         narrow: Of samples' indices, f of these samples alone; with it, samples that have converged stop paying.
 
     Raises:
-        DivergedError: The residual is not finite or has grown a millionfold.
+        DivergedError: Of most samples the residual is not finite or has grown a millionfold; of a few these are left
+            at the best point they had, not converged.
         RefigureError: f gives another shape than it takes.
     """
     return _solve(_Plain(), f, z0, max_evals, tol, stop, per_sample, narrow)
@@ -107,14 +108,15 @@ def fixed_point(
 
 def anderson(
     f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-3, stop: Stop = "rel", per_sample: bool = True,
-    narrow: Callable[[Tensor], Function] | None = None, window: int = 6, ridge: float = 1e-8, mixing: float = 1.0,
+    narrow: Callable[[Tensor], Function] | None = None, window: int = 6, ridge: float = 1e-5, mixing: float = 1.0,
     absolute: bool = False,
 ) -> Solution:  # fmt: skip
     """Anderson acceleration: the combination of the last m points whose residuals combine to the least.
 
     Arguments:
         window: m, points that are combined.
-        ridge: lambda, added to the diagonal of the residuals' Gram matrix, as a share of its mean diagonal.
+        ridge: lambda, added to the diagonal of the residuals' Gram matrix as a share of each of its elements: it
+            scales with the residuals, and bounds the weights where they are nearly dependent.
         mixing: beta, weight of the images against the points.
         absolute: Whether lambda is added as it is (official code, 1e-4): small residuals then no longer count.
 
@@ -251,9 +253,10 @@ def _scatter(values: Tensor, rows: Tensor, batch: int, fill: float) -> Tensor:
 
 
 def _check_growth(absolute: Tensor, firsts: Tensor, done: int, most: int) -> None:
-    if bool((absolute <= GROWTH * firsts.clamp(min=1e-30)).all()):  # False for NaN
+    bad = ~(absolute <= GROWTH * firsts.clamp(min=1e-30))  # of NaN, too
+    if not bool(2 * bad.sum() > len(bad)):
         return
-    worst = float(absolute.max())
+    worst = float(absolute[bad].max())
     what = "is not finite" if not worst < torch.inf else f"has grown from {float(firsts.max()):.3g} to {worst:.3g}"
     raise DivergedError(
         f"the residual |f(z) - z| {what} at evaluation {done} of {most}: f has no fixed point that this solver can "
@@ -321,8 +324,8 @@ class _Anderson:
         """alpha, (B, 1, count): of sum 1, proportional to (G G^T + lambda I)^-1 1."""
         gram = self.gram[:, :count, :count]
         diagonal = gram.diagonal(dim1=1, dim2=2)
-        ridge = torch.full_like(diagonal, self.ridge) if self.absolute else self.ridge * diagonal.mean(1, keepdim=True)
-        system = gram + torch.diag_embed(ridge.expand_as(diagonal))
+        ridge = torch.full_like(diagonal, self.ridge) if self.absolute else self.ridge * diagonal
+        system = gram + torch.diag_embed(ridge)
         weights = torch.linalg.solve_ex(system, torch.ones_like(diagonal)[:, :, None])[0].mT
         weights = weights / weights.sum(2, keepdim=True)
         # all residuals zero, or equal: the newest point alone

@@ -76,7 +76,7 @@ def fit(
         value, further = loss(done)
         if not bool(torch.isfinite(value)):
             raise RefigureError(
-                f"the loss is {float(value)} at step {done + 1} of {steps}; the last good checkpoint was kept; lower "
+                f"the loss is {value.item()} at step {done + 1} of {steps}; the last good checkpoint was kept; lower "
                 "the learning rate"
             )
         optimiser.zero_grad(set_to_none=True)

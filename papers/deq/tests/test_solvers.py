@@ -181,6 +181,18 @@ def test_the_batch_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 <= len(few.trace) - len(each.trace) < 4
 
 
+def test_a_sample_that_diverges_leaves_the_others_alone() -> None:
+    """And is given the best point that it had."""
+
+    def f(z: Tensor) -> Tensor:
+        return torch.cat([0.5 * z[:2] + 1, 30 * z[2:] + 1])
+
+    z, _, info = fixed_point(f, torch.ones(3, 2), max_evals=60, tol=1e-5)
+    torch.testing.assert_close(z[:2], torch.full((2, 2), 2.0), rtol=0, atol=1e-3)
+    assert info.converged.tolist() == [True, True, False]
+    assert bool(z[2].isfinite().all())
+
+
 def test_bad_input_is_told_in_a_line() -> None:
     start = torch.ones(2, 3)
     with pytest.raises(DivergedError, match=r"has grown from .* at evaluation \d+ of 200: .* penalise the Jacobian"):
