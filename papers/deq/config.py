@@ -73,6 +73,8 @@ class CopyMemory:
             raise ValueError("hidden, warm_up and jacobian_weight must be 0 or positive")
         if self.features % self.heads:
             raise ValueError(f"features must be a multiple of heads, not {self.features} with {self.heads}")
+        if self.model == "deq" and self.warm_up >= self.steps:
+            raise ValueError(f"warm_up must leave steps for the fixed point: {self.warm_up} of {self.steps} steps")
         if self.batch > self.train:
             raise ValueError(f"batch must be at most the {self.train} training sequences, not {self.batch}")
 
@@ -87,19 +89,31 @@ class Convergence:
     """On which."""
     tolerance: float = 1e-3
     """Relative residual until which evaluations are counted."""
+    compared: int = 20
+    """Evaluations after which residuals are compared."""
     limits: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
     """Evaluations after which the loss is measured (Fig. 3 right)."""
-    tolerances: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
+    tolerances: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3)
     """Relative residuals at which the loss is measured (Fig. 3 left)."""
+    few: int = 10
+    """Of the limits the one at which the loss should not yet have risen."""
+    coarse: float = 0.01
+    """Of the tolerances the one at which the loss should not yet have risen."""
     power_steps: int = 200
     """Of the power iteration for the spectral radius (JR: 150 to 200)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
-        _positive(self, "evaluations", "sequences", "tolerance", "power_steps")
+        _positive(self, "evaluations", "sequences", "tolerance", "power_steps", "compared")
         if min(self.limits) < 1 or min(self.tolerances) <= 0:
             raise ValueError("limits must be at least 1 and tolerances positive")
+        if list(self.limits) != sorted(self.limits) or list(self.tolerances) != sorted(self.tolerances):
+            raise ValueError("limits and tolerances must rise: their ends are compared with")
+        if self.few not in self.limits or self.coarse not in self.tolerances:
+            raise ValueError("few must be one of the limits and coarse one of the tolerances")
+        if self.compared > self.evaluations:
+            raise ValueError(f"compared must be at most evaluations, {self.evaluations}, not {self.compared}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,10 @@ class Memory:
     """The transformer of copy memory, or the tutorial's convolutional cell."""
     depths: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Layers of the weight-tied stacks."""
+    compared: int = 16
+    """Of these the stack that the DEQ is compared with (paper, table 3: 16 and 18 layers)."""
+    budget: int = 30
+    """Of the evaluations those for which the solver's own memory and the time are compared (official code)."""
     evaluations: tuple[int, ...] = (5, 10, 30, 100)
     """Of the DEQ's solver: its memory must be the same for all."""
     length: int = 150
@@ -127,6 +145,8 @@ class Memory:
         _positive(self, "length", "batch", "features", "side")
         if min(*self.depths, *self.evaluations) < 1 or self.features % 8:
             raise ValueError("depths and evaluations must be at least 1, features a multiple of 8")
+        if self.compared not in self.depths or self.budget not in self.evaluations:
+            raise ValueError("compared must be one of the depths and budget one of the evaluations")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def train(config: CopyMemory, seeds: Sequence[int], run: Recorder) -> Outcome:
         epoch, place = divmod(step, each)
         order = numpy_rng(seed, "order", epoch).permutation(config.train)
         rows = torch.from_numpy(order[place * config.batch : (place + 1) * config.batch]).to(device)
-        output = run_model(model, config, x[rows], step)
+        output = run_model(model, config, x[rows], trained=step >= config.warm_up)
         value = cross_entropy(output.logits, y[rows])
         further = evaluations(output)
         if config.jacobian_weight and output.f is not None and output.found is not None:
@@ -51,10 +51,14 @@ def train(config: CopyMemory, seeds: Sequence[int], run: Recorder) -> Outcome:
     return Outcome({name: [value] for name, value in metrics.items()}, parameters=parameters_of(model))
 
 
-def run_model(model: nn.Module, config: CopyMemory, x: Tensor, step: int) -> Output:
-    """A DEQ begins as a stack of layers; a stack stays one."""
+def run_model(model: nn.Module, config: CopyMemory, x: Tensor, trained: bool) -> Output:
+    """A DEQ begins as a stack of layers; a stack stays one.
+
+    Arguments:
+        trained: Whether that beginning is over.
+    """
     if isinstance(model, CopyTransformer):
-        return model(x, config.layers if config.model == "unrolled" or step < config.warm_up else None)
+        return model(x, None if config.model == "deq" and trained else config.layers)
     return model(x)
 
 
@@ -79,7 +83,7 @@ def measure(model: nn.Module, config: CopyMemory, seed: int) -> dict[str, float]
     x, y = (part.to(device) for part in draw_copies(numpy_rng(seed, "test"), config.length, config.test))
     rows = []
     for some, due in zip(x.split(TOGETHER), y.split(TOGETHER), strict=True):
-        output = run_model(model, config, some, config.steps)
+        output = run_model(model, config, some, trained=True)
         right = output.logits[:, -RECALLED:].argmax(2) == due[:, -RECALLED:]
         found = {"loss": float(cross_entropy(output.logits, due)), "recall": float(right.float().mean())}
         rows.append({**found, **evaluations(output), "weight": float(len(some))})

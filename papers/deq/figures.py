@@ -18,7 +18,7 @@ from papers.deq.tasks import chance
 __all__ = ["convergence", "copy_memory", "exactness", "memory", "surface"]
 
 MODELS = {"deq": "DEQ-Transformer", "unrolled": "weight-tied stack", "tcn": "TCN", "lstm": "LSTM", "gru": "GRU"}
-SOLVERS = {"fixed_point": "weight-tied", "anderson": "Anderson", "broyden": "Broyden (DEQ)"}
+SOLVERS = {"fixed_point": "plain iteration", "anderson": "Anderson", "broyden": "Broyden"}
 SEEDS = "Every seed a point or a line; lines between points join means over seeds."
 LEAST = 1e-7
 """Losses below are drawn there."""
@@ -129,30 +129,43 @@ def memory(runs: Sequence[FinishedRun]) -> Drawing:
     figure, axes = plt.subplots(len(groups), 2, figsize=(9.0, 3.4 * len(groups)), layout="constrained", squeeze=False)
     rows: list[dict[str, Any]] = []
     for line, (variant, members) in zip(axes, groups.items(), strict=True):
-        metrics = members[0].metrics
-        for axis, kind, unit in ((line[0], "bytes", 1e6), (line[1], "seconds", 1.0)):
-            depths = [int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith(f"{kind}_layers_")]
-            values = [metrics[f"{kind}_layers_{depth}"][0] / unit for depth in depths]
-            axis.plot(depths, values, "o-", color=PALETTE[0], label="weight-tied stack")
-            deq = {
-                name.rsplit("_", 1)[1]: metrics[name][0] / unit for name in metrics if name.startswith(f"{kind}_deq_")
-            }
-            if kind == "bytes":
-                axis.axhline(max(deq.values()), color=PALETTE[1], label="DEQ, any number of evaluations")
-            else:
-                for count, value in deq.items():
-                    axis.axhline(value, color=PALETTE[1], linewidth=1)
-                    axis.annotate(f"DEQ, {count} evaluations", (depths[0], value), fontsize=7, va="bottom")
-            rows += [
-                {"cell": variant, "what": kind, "layers": d, "value": v} for d, v in zip(depths, values, strict=True)
-            ]
-            rows += [{"cell": variant, "what": kind, "evaluations": int(c), "value": v} for c, v in deq.items()]
-            axis.set(xlabel="layers", xscale="log", yscale="log", xticks=depths, title=variant)
+        metrics, arrays = members[0].metrics, members[0].arrays
+        depths = [int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith("bytes_layers_")]
+        counts = [int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith("bytes_deq_")]
+        kept = {count: metrics[f"bytes_deq_{count}"][0] / 1e6 for count in counts}
+        held = {count: kept[count] + metrics[f"bytes_solver_{count}"][0] / 1e6 for count in counts}
+        left, right = line
+        left.plot(
+            depths,
+            [metrics[f"bytes_layers_{d}"][0] / 1e6 for d in depths],
+            "o-",
+            color=PALETTE[0],
+            label="weight-tied stack",
+        )
+        left.axhline(max(kept.values()), color=PALETTE[1], label="DEQ, any number of evaluations")
+        left.axhline(
+            max(held.values()), color=PALETTE[1], linestyle="--", label=f"with a solver of {max(counts)} evaluations"
+        )
+        right.plot(depths, [arrays[f"seconds_layers_{d}"][0] for d in depths], "o-", color=PALETTE[0])
+        for count in counts:
+            seconds = arrays[f"seconds_deq_{count}"][0]
+            right.axhline(seconds, color=PALETTE[1], linewidth=1)
+            right.annotate(f"DEQ, {count} evaluations each way", (depths[0], seconds), fontsize=7, va="bottom")
+            rows.append(
+                {"cell": variant, "evaluations": count, "MB": kept[count], "with_solver": held[count], "s": seconds}
+            )
+        for depth in depths:
+            seconds = arrays[f"seconds_layers_{depth}"][0]
+            rows.append(
+                {"cell": variant, "layers": depth, "MB": metrics[f"bytes_layers_{depth}"][0] / 1e6, "s": seconds}
+            )
+        for axis in line:
+            axis.set(xlabel="layers", xscale="log", yscale="log", title=variant)
             axis.set_xticks(depths, [str(depth) for depth in depths])
-            axis.minorticks_off()
-        line[0].set_ylabel("kept for the backward pass, MB")
-        line[1].set_ylabel("forward and backward, s")
-        line[0].legend(fontsize=8)
+            axis.xaxis.minorticks_off()
+        left.set_ylabel("for the backward pass, MB")
+        right.set_ylabel("forward and backward, s")
+        left.legend(fontsize=8)
     return _drawing(figure, rows, runs, ["Seconds are of the machine that made the run, one batch."])
 
 

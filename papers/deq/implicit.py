@@ -47,12 +47,12 @@ def implicit(f: Function, z0: Tensor, forward: Solve, backward: Solve) -> Equili
     """z* = f(z*), with gradients by the implicit function theorem.
 
     Of all evaluations one is kept for the backward pass, whatever the solvers do: memory does not grow with them. That
-    one is at the point found, and its image is what is returned.
+    one is at the point found, and its image is what is returned, with and without gradients.
     """
     z, _, info = forward(f, z0)
     found: dict[str, Info] = {}
     if not torch.is_grad_enabled():
-        return Equilibrium(z, info, found)
+        return Equilibrium(f(z), info, found)
     point = z.detach().requires_grad_()
     image = f(point)
 

@@ -16,7 +16,18 @@ from torch import Tensor
 
 from common.errors import RefigureError
 
-__all__ = ["DivergedError", "Function", "Info", "Solution", "Solver", "anderson", "broyden", "fixed_point", "newton"]
+__all__ = [
+    "DivergedError",
+    "Function",
+    "Info",
+    "Solution",
+    "Solver",
+    "anderson",
+    "broyden",
+    "fixed_point",
+    "history_bytes",
+    "newton",
+]
 
 Function = Callable[[Tensor], Tensor]
 Stop = Literal["rel", "abs"]
@@ -46,7 +57,8 @@ class Solution(NamedTuple):
     """The best point found, residuals, and how it went."""
 
     z: Tensor
-    """The point with the lowest residual that f was evaluated at, (B, ...)."""
+    """The first point that f was evaluated at whose residual is below the tolerance, or else the one with the lowest,
+    (B, ...)."""
     trace: Tensor
     """The residual at each evaluation of f, the first of them at z0: (evaluations, B); NaN after a sample was left."""
     info: Info
@@ -141,6 +153,12 @@ def newton(
     return _solve(_Newton(f, z0), f, z0, max_evals, tol, stop, per_sample, narrow)
 
 
+def history_bytes(z0: Tensor, max_evals: int) -> int:
+    """That Broyden's method holds while it solves."""
+    rule = _Broyden(z0.to("meta"), max_evals)
+    return rule.steps.nbytes + rule.inner.nbytes
+
+
 # --- the loop ------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +187,8 @@ def _solve(
         firsts = absolute if firsts is None else firsts
         traces.append(residual if rows is None else _scatter(residual, rows, batch, torch.nan))
         mine = lowest if rows is None else lowest[rows]
-        better, now = residual < mine, torch.fmin(residual, mine)
+        better = (residual < mine) & ~(mine < tol)  # who has converged stays where that was
+        now = torch.where(better, residual, mine)
         converged = now < tol
         reached = torch.where(converged, done, max_evals)
         best.update(z, better, rows)

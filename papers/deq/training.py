@@ -41,19 +41,18 @@ def fit(
     clip: float,
     chunk: int,
     recorder: Recorder,
-    weight_decay: float = 0.0,
 ) -> None:
     """Train a model in place with Adam, its rate falling to 0 as a cosine.
 
     Arguments:
-        loss: Of a step, counted from 0: what is minimised, and further numbers to log. PyTorch's global generator is
-            that of the step.
+        loss: Of a step, counted from 0: what is minimised, and further numbers to log. PyTorch's global generators are
+            those of the step.
         chunk: Steps between two lines of the metrics stream, which hold means.
 
     Raises:
         RefigureError: The loss is not finite; the last checkpoint stays.
     """
-    optimiser = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=weight_decay)
+    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
     names = [name for name, _ in model.named_parameters()]
 
     def state() -> dict[str, Any]:
@@ -72,7 +71,7 @@ def fit(
     while done < steps:
         for group in optimiser.param_groups:
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * done / steps))
-        torch.default_generator.manual_seed(torch_generator(seed, "step", done).initial_seed())
+        torch.manual_seed(torch_generator(seed, "step", done).initial_seed())  # of every device
         value, further = loss(done)
         if not bool(torch.isfinite(value)):
             raise RefigureError(

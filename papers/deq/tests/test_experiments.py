@@ -107,10 +107,16 @@ def test_training_learns_to_copy(memory: type) -> None:
 def test_convergence_of_a_trained_network(memory: type) -> None:
     whole = copy_memory.train(SMALL, [0], memory())
     parent = SimpleNamespace(identity=SimpleNamespace(config=to_dict(SMALL)), parameters=whole.parameters)
-    config = Convergence(evaluations=12, sequences=3, limits=(1, 12), tolerances=(1e-3, 1e3), power_steps=10)
+    config = Convergence(
+        evaluations=12, compared=6, sequences=3, limits=(1, 2, 12), few=2, tolerances=(1e-3, 1e3), coarse=1e3,
+        power_steps=10,
+    )  # fmt: skip
     found = convergence.train(config, [0], memory(), parent)
     assert found.arrays["broyden_end"].shape == (1, 12, 3)
-    assert found.metrics["loss_limit_1"] == found.metrics["loss_tolerance_1000"], "one evaluation, at z = 0"
+    assert found.metrics["loss_limit_1"] == found.metrics["loss_tolerance_1000"], "f(0) either way"
+    assert found.metrics["cost_of_coarse"][0] == pytest.approx(
+        found.metrics["loss_tolerance_1000"][0] / found.metrics["loss_tolerance_0.001"][0]
+    )
     assert math.isfinite(found.metrics["radius_end"][0])
     start, end = (found.arrays[f"anderson_{phase}"] for phase in ("start", "end"))
     assert not np.array_equal(start, end)
@@ -118,12 +124,16 @@ def test_convergence_of_a_trained_network(memory: type) -> None:
 
 @pytest.mark.parametrize("cell", ["transformer", "conv"])
 def test_memory_grows_with_layers_and_not_with_evaluations(cell: str, memory: type) -> None:
-    config = Memory(cell=cell, depths=(2, 4, 8), evaluations=(3, 9), length=6, batch=2, features=16, side=4)
+    config = Memory(
+        cell=cell, depths=(2, 4, 8), compared=8, evaluations=(3, 9), budget=9, length=6, batch=2, features=16, side=4
+    )
     found = {name: value[0] for name, value in memory_of(config, memory).items()}
     assert found["spread"] == 0
     assert found["bytes_layers_8"] - found["bytes_layers_4"] == 2 * (found["bytes_layers_4"] - found["bytes_layers_2"])
-    assert found["saved"] == pytest.approx(1 - found["bytes_deq_3"] / found["bytes_layers_8"])
-    assert found["saved"] > 0.5
+    assert found["share"] == pytest.approx(found["bytes_deq_3"] / found["bytes_layers_8"])
+    assert found["share"] < 0.5
+    assert found["share_with_solver"] > found["share"]
+    assert found["bytes_solver_9"] > 2.9 * found["bytes_solver_3"]
 
 
 def memory_of(config: Memory, recorder: type) -> dict:
@@ -136,7 +146,7 @@ def test_the_curve_is_fitted_and_the_penalty_flattens(memory: type) -> None:
         regression.train(dataclasses.replace(config, jacobian_weight=weight), [0], memory()) for weight in (0.0, 4.0)
     )
     spread = float(np.var(regression.curve(np.linspace(-2, 2, 100))))
-    assert plain.metrics["error"][0] < 0.2 * spread
+    assert plain.metrics["error"][0] < 0.6 * spread
     assert flat.metrics["slope"][0] < plain.metrics["slope"][0]
     assert 190 <= plain.metrics["parameters"][0] <= 210
     assert plain.arrays["surface"].shape == (1, 61, 61)
@@ -160,6 +170,11 @@ def test_a_loss_that_is_not_finite_stops_and_says_so(memory: type) -> None:
     (CopyMemory, {"features": 10, "heads": 4}, "multiple of heads"),
     (CopyMemory, {"batch": 30_000}, "at most the 20000 training sequences"),
     (CopyMemory, {"warm_up": -1}, "0 or positive"),
+    (CopyMemory, {"warm_up": 100, "steps": 100}, "must leave steps for the fixed point"),
+    (Convergence, {"few": 7}, "few must be one of the limits"),
+    (Convergence, {"limits": (30, 10)}, "must rise"),
+    (Convergence, {"compared": 101}, "compared must be at most evaluations"),
+    (Memory, {"compared": 5}, "compared must be one of the depths"),
     (Convergence, {"limits": (0, 3)}, "limits must be at least 1"),
     (Memory, {"features": 12}, "multiple of 8"),
     (Memory, {"depths": (0,)}, "at least 1"),

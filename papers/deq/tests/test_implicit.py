@@ -60,6 +60,8 @@ def test_without_gradients_nothing_is_kept() -> None:
     with torch.no_grad():
         found = implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, SOLVE)
     assert not found.z.requires_grad
+    with_them = implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, SOLVE)
+    assert torch.equal(found.z, with_them.z)
 
 
 def test_phantom_gradients_come_near_with_more_steps() -> None:
@@ -113,11 +115,12 @@ def test_memory_for_the_backward_pass_does_not_grow_with_evaluations() -> None:
 
     def deq(evaluations: int) -> int:
         solve = partial(broyden, max_evals=evaluations, tol=0.0, stop="abs")
-        return saved_bytes(lambda: implicit(conv.bind(x), z0, solve, solve).z)
+        return saved_bytes(lambda: implicit(conv.bind(x), z0, solve, solve).z, apart)
 
-    one = saved_bytes(lambda: unrolled(conv.bind(x), torch.zeros_like(x).requires_grad_(), 1).z)
+    apart = [*conv.parameters(), x, z0]
+    one = saved_bytes(lambda: unrolled(conv.bind(x), z0.clone().requires_grad_(), 1).z, apart)
     assert deq(2) == deq(10) == deq(40) == one > 0
-    layers = [saved_bytes(lambda count=count: unrolled(conv.bind(x), z0, count).z) for count in (2, 3, 4)]
+    layers = [saved_bytes(lambda count=count: unrolled(conv.bind(x), z0, count).z, apart) for count in (2, 3, 4)]
     assert layers[2] - layers[1] == layers[1] - layers[0] > 0
 
 

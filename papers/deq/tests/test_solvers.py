@@ -62,7 +62,7 @@ def test_all_find_the_same_point(name: str) -> None:
     torch.testing.assert_close(z, expected, rtol=0, atol=1e-9)
     assert bool(info.converged.all())
     assert len(trace) == int(info.evaluations.max())
-    torch.testing.assert_close(trace.min(0).values, info.residual)
+    assert bool((info.residual < 1e-11).all())
 
 
 def test_broyden_equals_its_definition() -> None:
@@ -94,8 +94,11 @@ def test_a_ridge_that_scales_does_not_stall(scale: float) -> None:
     assert evaluations[0] < 120
 
 
+@pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("name", SOLVERS)
-def test_samples_are_solved_as_if_alone(name: str) -> None:
+def test_samples_are_solved_as_if_alone(name: str, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has converged stays, however long the others take and however seldom anyone looks."""
+    monkeypatch.setitem(solvers.CHECK_EVERY, "cpu", every)
     z0 = torch.arange(4.0, dtype=torch.float64)[:, None].repeat(1, 10)
     matrix, _ = affine(10, 0.9)
     x = torch.randn(4, 10, dtype=torch.float64)
@@ -103,10 +106,10 @@ def test_samples_are_solved_as_if_alone(name: str) -> None:
     def of(rows: Tensor) -> Function:
         return lambda z: torch.tanh(z @ matrix.T + x[rows])
 
-    together = SOLVERS[name](of(torch.arange(4)), z0, max_evals=60, tol=1e-6)
+    together = SOLVERS[name](of(torch.arange(4)), z0, max_evals=60, tol=0.05)
     for row in range(4):
-        alone = SOLVERS[name](of(torch.tensor([row])), z0[row : row + 1], max_evals=60, tol=1e-6)
-        torch.testing.assert_close(alone.z[0], together.z[row], rtol=0, atol=1e-5)
+        alone = SOLVERS[name](of(torch.tensor([row])), z0[row : row + 1], max_evals=60, tol=0.05)
+        torch.testing.assert_close(alone.z[0], together.z[row], rtol=0, atol=1e-9)
         assert alone.info.evaluations[0] == together.info.evaluations[row]
 
 
@@ -130,7 +133,7 @@ def test_samples_that_have_converged_stop_paying(name: str) -> None:
     found = SOLVERS[name](of(everyone), z0, max_evals=50, tol=1e-6, narrow=of)
     assert paid[0] == 8
     assert set(paid[1:]) <= {1, 2}
-    torch.testing.assert_close(found.z, whole.z, rtol=0, atol=1e-5)  # else they go on until all have converged
+    torch.testing.assert_close(found.z, whole.z, rtol=0, atol=1e-12)
     assert found.info.evaluations.tolist() == whole.info.evaluations.tolist()
     assert bool(found.trace[1:, :6].isnan().all())
     assert not bool(found.trace[: int(found.info.evaluations[7]), 7].isnan().any())
