@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Convergence", "CopyMemory", "Memory", "Regression", "SolverName"]
+__all__ = ["Convergence", "CopyMemory", "Language", "Memory", "Regression", "SolverName"]
 
 SolverName = Literal["fixed_point", "anderson", "broyden"]
 
@@ -180,3 +180,72 @@ class Regression:
         _positive(self, "hidden", "train", "test", "batch", "steps", "rate", "evaluations", "tolerance")
         if min(self.jacobian_weight, self.noise) < 0:
             raise ValueError("jacobian_weight and noise must be 0 or positive")
+
+
+@dataclass(frozen=True)
+class Language:
+    """Penn Treebank, word by word (DEQ section 5.2). The paper's settings there are not known: size and training are
+    ours, the cell's are of its WikiText-103 models."""
+
+    cell: Literal["transformer", "trellis"] = "transformer"
+    """What is at its fixed point or stacked."""
+    depth: Literal["deq", "tied", "untied"] = "deq"
+    """A fixed point, a weight-tied stack, or a stack of different layers."""
+    layers: int = 2
+    """Of the stacks; a DEQ begins as one (official code: 2)."""
+    features: int = 128
+    """d, of embedding and state; of TrellisNet the features of h."""
+    heads: int = 4
+    """Attention heads of d / heads features."""
+    inner: int = 2048
+    """Hidden units of the transformer's feed-forward network."""
+    length: int = 64
+    """Words of a segment that are predicted."""
+    memory: int = 64
+    """Words before it that a transformer attends to."""
+    dropout: float = 0.1
+    """Of features of embedding, cell and output."""
+    deviation: float = 0.02
+    """Standard deviation of initial weights."""
+    batch: int = 16
+    """Streams that are read side by side."""
+    steps: int = 20_000
+    """Steps of the optimiser."""
+    warm_up: int = 2_000
+    """Steps that a DEQ is trained as a stack (official code: 10 to 20 % of all)."""
+    rate: float = 1e-3
+    """Adam's learning rate; it falls to 0 as a cosine."""
+    clip: float = 0.25
+    """Norm at which the gradient is cut (official code)."""
+    forward_solver: SolverName = "anderson"
+    """Of the fixed point."""
+    backward_solver: SolverName = "anderson"
+    """Of the gradient."""
+    forward_evaluations: int = 30
+    """Evaluations at most (official code's transformer)."""
+    backward_evaluations: int = 30
+    """The same of the backward solve."""
+    tolerance: float = 1e-3
+    """Relative residual at which a sample has converged, both ways (official code)."""
+    jacobian_weight: float = 0.0
+    """gamma, of the Jacobian penalty; 0 for none."""
+    tested: int = 0
+    """Words of the test set at most; 0 for all."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "layers", "features", "heads", "inner", "length", "memory", "deviation", "batch", "steps", "rate",
+            "clip", "forward_evaluations", "backward_evaluations", "tolerance",
+        )  # fmt: skip
+        if min(self.warm_up, self.jacobian_weight, self.tested) < 0 or not 0 <= self.dropout < 1:
+            raise ValueError("warm_up, jacobian_weight and tested must be 0 or positive, dropout a share below 1")
+        if self.features % self.heads:
+            raise ValueError(f"features must be a multiple of heads, not {self.features} with {self.heads}")
+        if self.depth == "deq" and self.warm_up >= self.steps:
+            raise ValueError(f"warm_up must leave steps for the fixed point: {self.warm_up} of {self.steps} steps")
+        if self.memory > self.length:
+            raise ValueError(f"memory must be at most length, {self.length}, not {self.memory}")
+        if self.cell == "trellis" and self.depth == "untied":
+            raise ValueError("a TrellisNet is weight-tied: its depth must be deq or tied")

@@ -15,7 +15,7 @@ from common.runs import FinishedRun
 from papers.deq.regression import REACH, curve
 from papers.deq.tasks import chance
 
-__all__ = ["convergence", "copy_memory", "exactness", "memory", "surface"]
+__all__ = ["convergence", "copy_memory", "exactness", "language", "memory", "surface"]
 
 MODELS = {"deq": "DEQ-Transformer", "unrolled": "weight-tied stack", "tcn": "TCN", "lstm": "LSTM", "gru": "GRU"}
 SOLVERS = {"fixed_point": "plain iteration", "anderson": "Anderson", "broyden": "Broyden"}
@@ -167,6 +167,31 @@ def memory(runs: Sequence[FinishedRun]) -> Drawing:
         right.set_ylabel("forward and backward, s")
         left.legend(fontsize=8)
     return _drawing(figure, rows, runs, ["Seconds are of the machine that made the run, one batch."])
+
+
+def language(runs: Sequence[FinishedRun]) -> Drawing:
+    """Perplexity beside memory of each model, as bars."""
+    order = ["transformer_deq", "transformer_tied", "transformer_untied", "trellis_deq", "trellis_tied"]
+    groups = _by_variant(runs)
+    found = {name: groups[name] for name in order if name in groups}
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained", sharey=True)
+    rows: list[dict[str, Any]] = []
+    for place, (name, members) in enumerate(found.items()):
+        words = [value for run in members for value in run.metrics["test_perplexity"]]
+        kept = members[0].metrics["bytes"][0] / 1e6
+        millions = members[0].metrics["parameters"][0] / 1e6
+        axes[0].barh(place, np.mean(words), color=PALETTE[0])
+        axes[0].plot(words, [place] * len(words), "o", color="0.1", markersize=3)
+        axes[1].barh(place, kept, color=PALETTE[1])
+        for axis, value, text in ((axes[0], np.mean(words), f"{np.mean(words):.0f}"), (axes[1], kept, f"{kept:.0f}")):
+            axis.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        rows.append({"model": name, "perplexity": np.mean(words), "MB": kept, "million parameters": millions})
+    labels = [f"{row['model'].replace('_', ' ')}, {row['million parameters']:.2f} M" for row in rows]
+    axes[0].set_yticks(range(len(rows)), labels, fontsize=8)
+    axes[0].invert_yaxis()
+    axes[0].set(xlabel="test perplexity")
+    axes[1].set(xlabel="kept for the backward pass, MB")
+    return _drawing(figure, rows, runs, ["Dots: seeds. Parameters with those of the words."])
 
 
 def surface(runs: Sequence[FinishedRun]) -> Drawing:

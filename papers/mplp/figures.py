@@ -65,7 +65,7 @@ def own(runs: Sequence[FinishedRun]) -> Drawing:
         "evaluate/random": ("random networks, stateless agents", 0.06),
         "evaluate/maml": ("learned network, messages as drawn", 0.25),
         "evaluate/maml_messages": ("learned network, messages trained", 0.25),
-        "baseline/sinusoid_adam": ("Adam, random networks", 0.06),
+        "baseline/own_adam": ("Adam, the same random networks", 0.06),
     }
     return _losses(runs, panels)
 
@@ -133,14 +133,23 @@ def mnist(runs: Sequence[FinishedRun]) -> Drawing:
 
 def horizon(runs: Sequence[FinishedRun]) -> Drawing:
     """What the released protocols do beyond the steps that they were trained for."""
-    found = _find(runs, {"released/sinusoid_longer": None, "released/mnist_longer": None})
+    found = _find(runs, {
+        "released/sinusoid_longer": None, "released/mnist_longer": None, "evaluate/random_longer": None,
+    })  # fmt: skip
+    cured = _find(runs, {"evaluate/random_horizon": None})
     figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.4), layout="constrained", squeeze=False)
     rows: list[dict[str, Any]] = []
     for axis, (key, one) in zip(axes[0], found.items(), strict=True):
         sinusoid = one.has("loss")
         values = one.lifetimes("loss" if sinusoid else "accuracy")
-        title = "sinusoids: loss" if sinusoid else "MNIST: accuracy"
-        rows += _band(axis, values, 0, PALETTE[0], {"learner": key, "measure": title}, None)
+        own = key.startswith("evaluate")
+        title = f"sinusoids{', meta-trained here' if own else ''}: loss" if sinusoid else "MNIST: accuracy"
+        label = "lifetimes of 5 steps" if own and cured else None
+        rows += _band(axis, values, 0, PALETTE[0], {"learner": key, "measure": title}, label)
+        for name, other in (cured if own else {}).items():
+            values = other.lifetimes("loss")
+            rows += _band(axis, values, 0, PALETTE[1], {"learner": name, "measure": title}, "of 5 to 10 steps")
+            axis.legend(fontsize=8)
         trained = 5 if sinusoid else 20
         axis.axvline(trained, color="0.4", linestyle=":", linewidth=1)
         axis.text(trained, axis.get_ylim()[1], " as trained", fontsize=8, color="0.4", va="top")
@@ -148,16 +157,19 @@ def horizon(runs: Sequence[FinishedRun]) -> Drawing:
         axis.set(xlabel="num steps", ylim=(0, None))
         if not sinusoid:
             axis.yaxis.set_major_formatter(PercentFormatter(1))
+    found |= cured
     return Drawing(figure, pd.DataFrame(rows), _names(found), [BAND, _count(found)])
 
 
 def transfer(runs: Sequence[FinishedRun]) -> Drawing:
-    """Fashion-MNIST and rectified units, which the released protocol never saw."""
+    """Fashion-MNIST, a layer more and rectified units, which the released protocol never saw."""
     lines = {
         "released/mnist": ("MNIST", PALETTE[0], "-"),
         "released/fashion": ("Fashion-MNIST", PALETTE[1], "-"),
         "baseline/fashion_adam": ("Fashion-MNIST, Adam", PALETTE[4], "-"),
         "baseline/fashion_adam_tuned": ("Fashion-MNIST, Adam, rate tuned", PALETTE[4], ":"),
+        "released/mnist_deeper": ("MNIST, a layer more", PALETTE[2], "-"),
+        "baseline/mnist_deeper_adam": ("MNIST, a layer more, Adam", PALETTE[5], "-"),
         "released/mnist_relu": ("MNIST, rectified units", PALETTE[3], "-"),
     }
     return _accuracies(runs, lines, (6.0, 4.0))
@@ -177,16 +189,16 @@ def _accuracies(
     axis.set(xlabel="Number of steps", ylabel="Accuracy", ylim=(0, None))
     axis.set_xticks(range(0, 21, 4))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.axhline(0.1, color="0.6", linestyle=":", linewidth=1)
+    axis.axhline(0.1, color="0.8", linewidth=0.8, zorder=0)
     axis.legend(fontsize=8, loc="upper left")
-    return Drawing(figure, pd.DataFrame(rows), _names(found), [BAND, _count(found), "Dotted: chance."])
+    return Drawing(figure, pd.DataFrame(rows), _names(found), [BAND, _count(found), "Horizontal line: chance."])
 
 
 def meta_training(runs: Sequence[FinishedRun]) -> Drawing:
     """Meta-loss against meta-steps, every seed a line."""
     variants = sorted({run.identity.variant for run in runs})
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    rows = []
+    rows, named = [], set()
     for place, variant in enumerate(variants):
         for run in sorted((run for run in runs if run.identity.variant == variant), key=lambda run: run.seeds):
             lines = run.history()
@@ -194,7 +206,8 @@ def meta_training(runs: Sequence[FinishedRun]) -> Drawing:
             width = max(1, len(steps) // 100)
             smooth = np.apply_along_axis(lambda v, w=width: np.convolve(v, np.ones(w) / w, "valid"), 0, values)
             for seed, column in zip(run.seeds, smooth.T, strict=True):
-                label = variant.replace("_", " ") if seed == run.seeds[0] else None
+                label = None if variant in named else variant.replace("_", " ")
+                named.add(variant)
                 axis.plot(steps[width - 1 :], column, color=PALETTE[place], linewidth=1, label=label)
                 rows += [
                     {"variant": variant, "seed": seed, "meta_step": s, "loss": v}
