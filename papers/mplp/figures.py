@@ -63,8 +63,8 @@ def own(runs: Sequence[FinishedRun]) -> Drawing:
     panels = {
         "evaluate/sinusoid": ("agents with states", 0.06),
         "evaluate/random": ("random networks, stateless agents", 0.06),
-        "evaluate/maml": ("learned network, messages as drawn", 0.25),
-        "evaluate/maml_messages": ("learned network, messages trained", 0.25),
+        "evaluate/maml": ("learned network, messages as drawn", 0.08),
+        "evaluate/maml_messages": ("learned network, messages trained", 0.08),
         "baseline/own_adam": ("Adam, the same random networks", 0.06),
     }
     return _losses(runs, panels)
@@ -149,12 +149,12 @@ def horizon(runs: Sequence[FinishedRun]) -> Drawing:
         for name, other in (cured if own else {}).items():
             values = other.lifetimes("loss")
             rows += _band(axis, values, 0, PALETTE[1], {"learner": name, "measure": title}, "of 5 to 10 steps")
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper left")
+        axis.set(xlabel="num steps", yscale="log" if own else "linear", ylim=(1e-3 if own else 0, None))
         trained = 5 if sinusoid else 20
         axis.axvline(trained, color="0.4", linestyle=":", linewidth=1)
         axis.text(trained, axis.get_ylim()[1], " as trained", fontsize=8, color="0.4", va="top")
         axis.set_title(title, fontsize=10)
-        axis.set(xlabel="num steps", ylim=(0, None))
         if not sinusoid:
             axis.yaxis.set_major_formatter(PercentFormatter(1))
     found |= cured
