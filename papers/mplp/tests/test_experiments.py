@@ -19,7 +19,6 @@ from papers.mplp.tasks import Images
 
 SMALL = {"sizes": (1, 4, 1), "message": 2, "widths": (4, 3), "networks": 2, "pool": 3, "examples": 3, "held_out": 4}
 KINDS = {
-    "stateful": {"hidden": 2, "steps": 2},
     "learned network": {"hidden": 0, "steps": 2, "pool": 0, "hint": 0.0, "train_messages": False},
     "lengths drawn": {"hidden": 0, "steps": 2, "longest": 3},
     "images": {
@@ -203,8 +202,7 @@ def test_networks_that_a_protocol_cannot_teach(settings: dict, told: str, memory
 
 def test_a_layer_more_has_the_agents_of_the_hidden_one(memory: type) -> None:
     config = MetaTrain(**{**SMALL, **KINDS["images"]}, meta_steps=2)
-    whole = meta_train.train(config, [0], memory())
-    parent = finished(config, whole.parameters)
+    parent = finished(config, meta_train.flatten_jax(meta_train.untrained(config, [0])))
     found = evaluate.train(Evaluate(sizes=(9, 4, 5, 10), lifetimes=2, tested=20), [0], memory(), parent).metrics
     assert "accuracy_2" in found
     learned = jax.tree.map(lambda array: array[0], meta_train.untrained(config, [0]))
