@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -10,10 +11,11 @@ from conftest import Toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import claims
+from common import atomic, claims
 from common.claims import Claim, Judged, _Found, evaluate, judge, load, regressions
 from common.config import build
 from common.errors import RefigureError
+from common.report import gallery
 
 BASE = {
     "id": "C",
@@ -278,3 +280,12 @@ def test_only_a_fall_is_a_regression() -> None:
     assert regressions([sample], []) == []
     smaller = dataclasses.replace(sample, verdict="reduced: fails", scale="smoke")
     assert regressions([smaller], [{"id": "C", "verdict": "matched", "scale": "paper"}]) == []
+
+
+def test_small_numbers_of_a_build_are_read_as_numbers(tmp_path: Path) -> None:
+    """YAML would take 6e-05, as Python writes it, for a text."""
+    atomic.write_json(tmp_path / "claims.json", [{"published_error": 0.00006}])
+    assert gallery._read(tmp_path / "claims.json") == [{"published_error": 0.00006}]
+    (tmp_path / "claims.json").write_text("[")
+    with pytest.raises(RefigureError, match="makes it again"):
+        gallery._read(tmp_path / "claims.json")
