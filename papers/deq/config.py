@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Convergence", "CopyMemory", "Language", "Memory", "Regression", "SolverName"]
+__all__ = ["Convergence", "CopyMemory", "Language", "Memory", "Regression", "SolverName", "Solving"]
 
 SolverName = Literal["fixed_point", "anderson", "broyden"]
 
@@ -15,7 +15,30 @@ def _positive(config: object, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class CopyMemory:
+class Solving:
+    """How a fixed point is found and differentiated."""
+
+    forward_solver: SolverName = "anderson"
+    """Of the fixed point."""
+    backward_solver: SolverName = "anderson"
+    """Of the gradient."""
+    forward_evaluations: int = 30
+    """Evaluations at most (official code's transformer)."""
+    backward_evaluations: int = 30
+    """The same of the backward solve."""
+    tolerance: float = 1e-3
+    """Relative residual at which a sample has converged, both ways (official code)."""
+    jacobian_weight: float = 0.0
+    """gamma, of the Jacobian penalty; 0 for none."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "forward_evaluations", "backward_evaluations", "tolerance")
+        if self.jacobian_weight < 0:
+            raise ValueError(f"jacobian_weight must be 0 or positive, not {self.jacobian_weight}")
+
+
+@dataclass(frozen=True)
+class CopyMemory(Solving):
     """Ten symbols to be repeated after T blanks (DEQ section 5.1 and appendix F; settings that are not given there are
     ours)."""
 
@@ -37,18 +60,6 @@ class CopyMemory:
     """Of the weight-tied stack; a DEQ begins as one."""
     warm_up: int = 500
     """Steps that a DEQ is trained as a stack."""
-    forward_solver: SolverName = "anderson"
-    """Of the fixed point."""
-    backward_solver: SolverName = "anderson"
-    """Of the gradient."""
-    forward_evaluations: int = 30
-    """Evaluations at most (official code's transformer)."""
-    backward_evaluations: int = 30
-    """The same of the backward solve."""
-    tolerance: float = 1e-3
-    """Relative residual at which a sample has converged, both ways (official code)."""
-    jacobian_weight: float = 0.0
-    """gamma, of the Jacobian penalty; 0 for none."""
     train: int = 20_000
     """Training sequences (paper)."""
     test: int = 2_000
@@ -65,12 +76,13 @@ class CopyMemory:
     """Of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _positive(
-            self, "length", "features", "heads", "inner", "deviation", "layers", "forward_evaluations",
-            "backward_evaluations", "tolerance", "train", "test", "batch", "steps", "rate", "clip",
+            self, "length", "features", "heads", "inner", "deviation", "layers", "train", "test", "batch", "steps",
+            "rate", "clip",
         )  # fmt: skip
-        if min(self.hidden, self.warm_up, self.jacobian_weight) < 0:
-            raise ValueError("hidden, warm_up and jacobian_weight must be 0 or positive")
+        if min(self.hidden, self.warm_up) < 0:
+            raise ValueError("hidden and warm_up must be 0 or positive")
         if self.features % self.heads:
             raise ValueError(f"features must be a multiple of heads, not {self.features} with {self.heads}")
         if self.model == "deq" and self.warm_up >= self.steps:
@@ -183,7 +195,7 @@ class Regression:
 
 
 @dataclass(frozen=True)
-class Language:
+class Language(Solving):
     """Penn Treebank, word by word (DEQ section 5.2). The paper's settings there are not known: size and training are
     ours, the cell's are of its WikiText-103 models."""
 
@@ -217,30 +229,19 @@ class Language:
     """Adam's learning rate; it falls to 0 as a cosine."""
     clip: float = 0.25
     """Norm at which the gradient is cut (official code)."""
-    forward_solver: SolverName = "anderson"
-    """Of the fixed point."""
-    backward_solver: SolverName = "anderson"
-    """Of the gradient."""
-    forward_evaluations: int = 30
-    """Evaluations at most (official code's transformer)."""
-    backward_evaluations: int = 30
-    """The same of the backward solve."""
-    tolerance: float = 1e-3
-    """Relative residual at which a sample has converged, both ways (official code)."""
-    jacobian_weight: float = 0.0
-    """gamma, of the Jacobian penalty; 0 for none."""
     tested: int = 0
     """Words of the test set at most; 0 for all."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _positive(
             self, "layers", "features", "heads", "inner", "length", "memory", "deviation", "batch", "steps", "rate",
-            "clip", "forward_evaluations", "backward_evaluations", "tolerance",
+            "clip",
         )  # fmt: skip
-        if min(self.warm_up, self.jacobian_weight, self.tested) < 0 or not 0 <= self.dropout < 1:
-            raise ValueError("warm_up, jacobian_weight and tested must be 0 or positive, dropout a share below 1")
+        if min(self.warm_up, self.tested) < 0 or not 0 <= self.dropout < 1:
+            raise ValueError("warm_up and tested must be 0 or positive, dropout a share below 1")
         if self.features % self.heads:
             raise ValueError(f"features must be a multiple of heads, not {self.features} with {self.heads}")
         if self.depth == "deq" and self.warm_up >= self.steps:

@@ -14,11 +14,11 @@ from common import data
 from common.device import torch_device
 from common.errors import RefigureError
 from common.recorder import Outcome, Recorder
-from papers.deq import solvers
 from papers.deq.cells import TransformerCell, TrellisCell, frozen_dropout
 from papers.deq.config import Language
-from papers.deq.implicit import Equilibrium, implicit, jacobian_penalty, unrolled
+from papers.deq.implicit import Equilibrium, jacobian_penalty
 from papers.deq.memory import saved_bytes
+from papers.deq.models import settle
 from papers.deq.solvers import Function
 from papers.deq.training import fit, initialised, parameters_of
 
@@ -92,7 +92,7 @@ class LanguageModel(nn.Module):
         else:
             u = self.injection(heard)
             f = self.cells[0].bind(u, None if memory is None else memory[0])
-            found = self._settle(f, u.new_zeros(len(x), x.shape[1] - past, self.memory.shape[3]), layers)
+            found = settle(config, f, u.new_zeros(len(x), x.shape[1] - past, self.memory.shape[3]), layers)
             remembered = found.z[None]
         if memory is not None and past:
             remembered = torch.cat([memory, remembered], 2)
@@ -109,19 +109,6 @@ class LanguageModel(nn.Module):
         for index, cell in enumerate(self.cells):
             states.append(cell.bind(nothing, None if memory is None else memory[index])(states[-1]))
         return states
-
-    def _settle(self, f: Function, z0: Tensor, layers: int | None) -> Equilibrium:
-        if layers is not None:
-            return unrolled(f, z0, layers)
-        config = self.config
-        forward, backward = (
-            partial(getattr(solvers, name), max_evals=most, tol=config.tolerance)
-            for name, most in (
-                (config.forward_solver, config.forward_evaluations),
-                (config.backward_solver, config.backward_evaluations),
-            )
-        )
-        return implicit(f, z0, forward, backward)
 
 
 def streams(tokens: np.ndarray, count: int) -> Tensor:

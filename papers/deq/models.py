@@ -10,12 +10,12 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from papers.deq import solvers
 from papers.deq.cells import TransformerCell
-from papers.deq.config import CopyMemory
+from papers.deq.config import CopyMemory, Solving
 from papers.deq.implicit import Equilibrium, implicit, unrolled
 from papers.deq.solvers import Function
 from papers.deq.tasks import SYMBOLS
 
-__all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build"]
+__all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build", "settle"]
 
 HIDDEN = {"lstm": 52, "gru": 62, "tcn": 13}
 """Units with which a baseline has the paper's number of parameters: 14 K, 14 K, 16 K."""
@@ -30,6 +30,20 @@ class Output(NamedTuple):
     """Of a transformer."""
     f: Function | None = None
     """What it is the equilibrium of."""
+
+
+def settle(config: Solving, f: Function, z0: Tensor, layers: int | None) -> Equilibrium:
+    """The fixed point of f as a configuration says, or f applied so many times."""
+    if layers is not None:
+        return unrolled(f, z0, layers)
+    forward, backward = (
+        partial(getattr(solvers, name), max_evals=most, tol=config.tolerance)
+        for name, most in (
+            (config.forward_solver, config.forward_evaluations),
+            (config.backward_solver, config.backward_evaluations),
+        )
+    )
+    return implicit(f, z0, forward, backward)
 
 
 class CopyTransformer(nn.Module):
@@ -50,19 +64,8 @@ class CopyTransformer(nn.Module):
 
     def forward(self, x: Tensor, layers: int | None = None) -> Output:
         """The read-out at the fixed point, or after so many layers."""
-        f, config = self.bind(x), self.config
-        z0 = torch.zeros(*x.shape, config.features, device=x.device)
-        if layers is not None:
-            found = unrolled(f, z0, layers)
-        else:
-            forward, backward = (
-                partial(getattr(solvers, name), max_evals=most, tol=config.tolerance)
-                for name, most in (
-                    (config.forward_solver, config.forward_evaluations),
-                    (config.backward_solver, config.backward_evaluations),
-                )
-            )
-            found = implicit(f, z0, forward, backward)
+        f = self.bind(x)
+        found = settle(self.config, f, torch.zeros(*x.shape, self.config.features, device=x.device), layers)
         return Output(self.out(found.z), found, f)
 
 
