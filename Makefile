@@ -39,8 +39,8 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not cluster and not gpu" --numprocesses auto
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy
 
 benchmark: $(READY)

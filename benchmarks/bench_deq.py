@@ -1,7 +1,8 @@
-"""Cost of the solvers beyond that of the function they solve, beside torchdeq's in the same run.
+"""Cost of the solvers beyond that of the function they solve, beside torchdeq's in the same run; and training steps.
 
 The function is the tutorial's convolutional cell, 48-64-48 channels on 16 x 16 maps, 32 samples, one thread; every
-solver makes as many evaluations of it, without early stop. The residual shows what they buy.
+solver makes as many evaluations of it, without early stop. The residual shows what they buy. Training steps are of
+untrained networks, beside the CPU seconds of the official code (MDEQ) and of a plain rewriting of it (copy memory).
 
     pip install torchdeq==0.1.0
     python benchmarks/bench_deq.py [--evaluations N] [--repeats N]
@@ -14,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -82,6 +85,42 @@ def main() -> None:
                 f"relative residual {residual:.1e}",
                 flush=True,
             )
+    for name, (step, reference) in steps().items():
+        step()
+        seconds = statistics.median(cpu_seconds(step) for _ in range(options.repeats))
+        print(f"{name:44} {seconds:6.2f} CPU s, reference {reference:.2f}: {reference / seconds:.1f} times", flush=True)
+
+
+def steps() -> dict[str, tuple[Callable[[], None], float]]:
+    """Forward and backward passes, and the seconds of the reference."""
+    import torch
+    import torch.nn.functional as F
+
+    from papers.deq.config import CopyMemory, Images
+    from papers.deq.copy_memory import cross_entropy
+    from papers.deq.images import classifier
+    from papers.deq.models import build
+    from papers.deq.tasks import draw_copies
+
+    found: dict[str, tuple[Callable[[], None], float]] = {}
+    images = torch.randn(16, 3, 32, 32)
+    for layers, reference in ((None, 2.79), (10, 1.07)):
+        network = classifier(Images())
+
+        def classify(network: torch.nn.Module = network, layers: int | None = layers) -> None:
+            F.cross_entropy(network(images, layers).logits, torch.zeros(16, dtype=torch.int64)).backward()
+
+        kind = "19 + 21 evaluations" if layers is None else f"stack of {layers}"
+        found[f"MDEQ-small, 16 images, {kind}"] = (classify, reference)
+    for length, reference in ((50, 0.06), (400, 2.5)):
+        x, y = draw_copies(numpy.random.default_rng(0), length, 32)
+        model = build(CopyMemory(length=length, inner=100))
+
+        def copy(model: torch.nn.Module = model, x: torch.Tensor = x, y: torch.Tensor = y) -> None:
+            cross_entropy(model(x, 4).logits, y).backward()
+
+        found[f"copy memory, T = {length}, 32 sequences, stack of 4"] = (copy, reference)
+    return found
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 import pytest
+
+from common.testing import Memory
 
 
 @pytest.fixture
@@ -15,39 +16,26 @@ def x64() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="package")
-def compile_quickly() -> Iterator[None]:
-    """These tests compile much and compute little."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+def compile_quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """These tests compile much, often the same again, and compute little."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    before["jax_disable_most_optimizations"] = jax.config.read("jax_disable_most_optimizations")
+    for name, value in {**settings, "jax_disable_most_optimizations": True}.items():
+        jax.config.update(name, value)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
-class Memory:
-    """A recorder in memory that may stop a run after some steps."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.lines: list[tuple[int, dict]] = []
-        self.kept: tuple[int, dict] | None = None
-        self.stop_at = stop_at
-        self.shown: list[tuple[int, int]] = []
-
-    def log(self, step, metrics):
-        self.lines.append((step, dict(metrics)))
-
-    def save(self, step, state):
-        self.kept = (step, {name: np.array(array) for name, array in state.items()})
-
-    def restore(self):
-        return self.kept
-
-    def progress(self, step, total):
-        self.shown.append((step, total))
-        if self.stop_at is not None and step >= self.stop_at:
-            raise KeyboardInterrupt
-
-    def due(self):
-        return True
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled() -> Iterator[None]:
+    """Every compiled program holds memory maps, of which Linux gives a process 65,530; beyond them it crashes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

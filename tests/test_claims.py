@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from conftest import Toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy import Toy
 
 from common import atomic, claims
 from common.claims import Claim, Judged, _Found, evaluate, judge, load, regressions

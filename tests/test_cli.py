@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Toy, fault_of
+from toy import Toy, fault_of
 
 from common import runs, spec
 from common.cli import main

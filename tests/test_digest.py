@@ -7,9 +7,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import Toy
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import Toy
 
 import common
 from common import digest, spec

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Toy, fault_of
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import Toy, fault_of
 
 from common import experiment, runs, spec
 from common.errors import RefigureError

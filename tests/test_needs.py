@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Toy, fault_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rooms import ROOM, Repository, built_repository, copy_of, idle, jobs
+from toy import Toy, fault_of
 
 from common import checkpoint, claims, runs, spec
 from common.cli.explain import explain_paper, explain_run

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Toy, fault_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from toy import Toy, fault_of
 
 from common import checkpoint, experiment, runs
 from common.errors import RefigureError

@@ -16,7 +16,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from papers.deq.solvers import Function
 
-__all__ = ["ConvCell", "MultiscaleCell", "TransformerCell", "TrellisCell", "frozen_dropout", "positions"]
+__all__ = ["ConvCell", "MultiscaleCell", "TransformerCell", "TrellisCell", "frozen_dropout"]
+
+BLOCK = {"cpu": 64}
+"""Queries at once; all where none is given."""
 
 
 def frozen_dropout(shape: Sequence[int], rate: float, like: Tensor) -> Tensor | None:
@@ -33,20 +36,24 @@ def _times(x: Tensor, mask: Tensor | None) -> Tensor:
 # --- sequences -----------------------------------------------------------------------------------------------
 
 
-def positions(length: int, features: int, device: torch.device | str | None = None) -> Tensor:
-    """Sinusoidal embedding of the distances length - 1, ..., 0: (length, features), sines before cosines."""
-    distances = torch.arange(length - 1, -1, -1.0, device=device)
-    rates = 10_000 ** (-torch.arange(0, features, 2.0, device=device) / features)
-    angles = distances[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], 1)[:, :features]
+def _waves(length: int, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Sines and cosines of places 0, 1, ..., each (length, features / 2); from doubles, for places may be large."""
+    places = torch.arange(length, dtype=torch.float64, device=like.device)
+    halves = torch.arange(0, features, 2, dtype=torch.float64, device=like.device)
+    angles = places[:, None] * 10_000 ** (-halves / features)
+    return angles.sin().to(like.dtype), angles.cos().to(like.dtype)
 
 
 class TransformerCell(nn.Module):
     """A transformer layer with relative positions (Transformer-XL), normalised after each residual sum without scale
     and offset (official code, second version).
 
+    The score of a key at distance p holds a . sin(w p) + b . cos(w p), with a and b linear in the query. As sines and
+    cosines of a difference i - j are products of those of i and j, that is a scalar product of what the query knows
+    with what the key knows: it is joined to that of query and key, and no (T, T) array of distances is made or shifted.
+
     Arguments:
-        features: d.
+        features: d, even.
         heads: Attention heads.
         head: Features of a head.
         inner: Hidden units of the feed-forward network.
@@ -73,20 +80,21 @@ class TransformerCell(nn.Module):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def bind(self, u: Tensor, memory: Tensor | None = None, position: Tensor | None = None) -> Function:
+    def bind(self, u: Tensor, memory: Tensor | None = None) -> Function:
         """f for injections to queries, keys and values.
 
         Arguments:
             u: (B, M + T, 3 * heads * head).
             memory: Equilibria of the M steps before, (B, M, d).
-            position: Embedding of distances, (M + T, d); sinusoidal when left out.
         """
         batch, total = u.shape[:2]
         past = 0 if memory is None else memory.shape[1]
-        length, features = total - past, self.qkv.in_features
-        position = positions(total, features, u.device).to(u.dtype) if position is None else position
-        far = self.distance(position).view(total, self.heads, self.head).permute(1, 2, 0)  # (H, e, K)
-        hidden = torch.ones(length, total, dtype=torch.bool, device=u.device).triu(1 + past)
+        features = self.qkv.in_features
+        sines, cosines = _waves(total, features, u)
+        places = torch.cat([cosines, sines], 1).expand(batch, self.heads, -1, -1)
+        sines, cosines = sines[past:], cosines[past:]
+        distance = self.distance.weight.view(self.heads, self.head, features)
+        later = u.new_full((total - past, total), -torch.inf).triu(1 + past)
         scale = self.head**-0.5
         remembered = None
         if memory is not None:
@@ -101,8 +109,9 @@ class TransformerCell(nn.Module):
             q, k, v = self._heads(self.qkv(self._before(z)) + u)
             if remembered is not None:
                 k, v = (torch.cat([old, new], 2) for old, new in zip(remembered, (k, v), strict=True))
-            bias = _shifted((q + self.position_bias) @ far).mul(scale).masked_fill(hidden, -torch.inf)
-            heard = F.scaled_dot_product_attention(q + self.content_bias, k, v, attn_mask=bias, scale=scale)
+            a, b = ((q + self.position_bias) @ distance).chunk(2, 3)
+            asked = torch.cat([q + self.content_bias, a * sines + b * cosines, b * sines - a * cosines], 3)
+            heard = _attention(asked * scale, torch.cat([k, places], 3), v, later)
             heard = self.out(heard.transpose(1, 2).flatten(2))
             y = self._after(z + _times(heard, masks[0]))
             inner = _times(F.relu(self.widen(self._before(y))), masks[1])
@@ -121,11 +130,22 @@ class TransformerCell(nn.Module):
         return x if self.pre_norm else F.layer_norm(x, x.shape[-1:])
 
 
-def _shifted(scores: Tensor) -> Tensor:
-    """Scores by distance, the last column the distance 0, to scores by key: (B, H, T, K) to the same."""
-    batch, heads, length, keys = scores.shape
-    padded = F.pad(scores, (1, 0)).view(batch, heads, keys + 1, length)
-    return padded[:, :, 1:].view(batch, heads, length, keys)
+def _attention(q: Tensor, k: Tensor, v: Tensor, later: Tensor) -> Tensor:
+    """Causal attention of T queries to K keys, (B, H, T, e), in blocks of queries: none looks past its own last key.
+
+    Arguments:
+        later: -inf where a key comes after a query, else 0: (T, K).
+    """
+    batch, (length, total) = q.shape[:2], later.shape
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    heard = []
+    block = BLOCK.get(q.device.type, length)
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        seen = total - length + end
+        scores = torch.baddbmm(later[start:end, :seen], q[:, start:end], k[:, :seen].mT)
+        heard.append(torch.bmm(scores.softmax(2), v[:, :seen]))
+    return torch.cat(heard, 1).unflatten(0, batch)
 
 
 class TrellisCell(nn.Module):

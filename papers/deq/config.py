@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Convergence", "CopyMemory", "Language", "Memory", "Regression", "SolverName", "Solving"]
+__all__ = ["Convergence", "CopyMemory", "Images", "Language", "Memory", "Regression", "SolverName", "Solving"]
 
 SolverName = Literal["fixed_point", "anderson", "broyden"]
 
@@ -23,11 +23,13 @@ class Solving:
     backward_solver: SolverName = "anderson"
     """Of the gradient."""
     forward_evaluations: int = 30
-    """Evaluations at most (official code's transformer)."""
+    """Evaluations at most."""
     backward_evaluations: int = 30
     """The same of the backward solve."""
     tolerance: float = 1e-3
     """Relative residual at which a sample has converged, both ways (official code)."""
+    gradient: Literal["implicit", "phantom"] = "implicit"
+    """By the implicit function theorem, or through one step from the fixed point, without a backward solve."""
     jacobian_weight: float = 0.0
     """gamma, of the Jacobian penalty; 0 for none."""
 
@@ -35,6 +37,11 @@ class Solving:
         _positive(self, "forward_evaluations", "backward_evaluations", "tolerance")
         if self.jacobian_weight < 0:
             raise ValueError(f"jacobian_weight must be 0 or positive, not {self.jacobian_weight}")
+
+
+def _even_heads(features: int, heads: int) -> None:
+    if features % heads or features % 2:
+        raise ValueError(f"features must be even and a multiple of heads, not {features} with {heads}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class CopyMemory(Solving):
     """Training sequences (paper)."""
     test: int = 2_000
     """Test sequences (paper)."""
-    batch: int = 32
+    batch: int = 8
     """Sequences of a step."""
     steps: int = 10_000
     """Steps of the optimiser."""
@@ -83,8 +90,7 @@ class CopyMemory(Solving):
         )  # fmt: skip
         if min(self.hidden, self.warm_up) < 0:
             raise ValueError("hidden and warm_up must be 0 or positive")
-        if self.features % self.heads:
-            raise ValueError(f"features must be a multiple of heads, not {self.features} with {self.heads}")
+        _even_heads(self.features, self.heads)
         if self.model == "deq" and self.warm_up >= self.steps:
             raise ValueError(f"warm_up must leave steps for the fixed point: {self.warm_up} of {self.steps} steps")
         if self.batch > self.train:
@@ -118,7 +124,7 @@ class Convergence:
 
     def __post_init__(self) -> None:
         _positive(self, "evaluations", "sequences", "tolerance", "power_steps", "compared")
-        if min(self.limits) < 1 or min(self.tolerances) <= 0:
+        if min(self.limits, default=0) < 1 or min(self.tolerances, default=0) <= 0:
             raise ValueError("limits must be at least 1 and tolerances positive")
         if list(self.limits) != sorted(self.limits) or list(self.tolerances) != sorted(self.tolerances):
             raise ValueError("limits and tolerances must rise: their ends are compared with")
@@ -155,7 +161,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         _positive(self, "length", "batch", "features", "side")
-        if min(*self.depths, *self.evaluations) < 1 or self.features % 8:
+        if min((*self.depths, *self.evaluations), default=0) < 1 or self.features % 8:
             raise ValueError("depths and evaluations must be at least 1, features a multiple of 8")
         if self.compared not in self.depths or self.budget not in self.evaluations:
             raise ValueError("compared must be one of the depths and budget one of the evaluations")
@@ -228,7 +234,7 @@ class Language(Solving):
     rate: float = 1e-3
     """Adam's learning rate; it falls to 0 as a cosine."""
     clip: float = 0.25
-    """Norm at which the gradient is cut (official code)."""
+    """Norm at which the gradient is cut (official code's transformer; its TrellisNet 0.07)."""
     tested: int = 0
     """Words of the test set at most; 0 for all."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -240,13 +246,95 @@ class Language(Solving):
             self, "layers", "features", "heads", "inner", "length", "memory", "deviation", "batch", "steps", "rate",
             "clip",
         )  # fmt: skip
-        if min(self.warm_up, self.tested) < 0 or not 0 <= self.dropout < 1:
-            raise ValueError("warm_up and tested must be 0 or positive, dropout a share below 1")
-        if self.features % self.heads:
-            raise ValueError(f"features must be a multiple of heads, not {self.features} with {self.heads}")
+        if self.warm_up < 0 or not 0 <= self.dropout < 1:
+            raise ValueError("warm_up must be 0 or positive, dropout a share below 1")
+        if self.tested != 0 and self.tested < 32:
+            raise ValueError(f"tested must be at least 32 words, 2 in each of 16 streams, or 0, not {self.tested}")
+        _even_heads(self.features, self.heads)
         if self.depth == "deq" and self.warm_up >= self.steps:
             raise ValueError(f"warm_up must leave steps for the fixed point: {self.warm_up} of {self.steps} steps")
         if self.memory > self.length:
             raise ValueError(f"memory must be at most length, {self.length}, not {self.memory}")
         if self.cell == "trellis" and self.depth == "untied":
             raise ValueError("a TrellisNet is weight-tied: its depth must be deq or tied")
+
+
+@dataclass(frozen=True)
+class Images(Solving):
+    """CIFAR-10; what is not said otherwise is the official code's file for MDEQ-small ("TINY")."""
+
+    model: Literal["multiscale", "single"] = "multiscale"
+    """MDEQ, or the tutorial's network of one resolution."""
+    depth: Literal["deq", "tied"] = "deq"
+    """A fixed point or a weight-tied stack."""
+    forward_solver: SolverName = "broyden"
+    """Of the fixed point."""
+    backward_solver: SolverName = "broyden"
+    """Of the gradient."""
+    forward_evaluations: int = 19
+    """At most: 18 iterations after f(0)."""
+    backward_evaluations: int = 21
+    """At most: 20 iterations."""
+    channels: tuple[int, ...] = (24, 24)
+    """Of each resolution, the finest first."""
+    heads: tuple[int, ...] = (8, 16)
+    """A quarter of each resolution's channels in the head; of MDEQ alone."""
+    final: int = 200
+    """Channels that are averaged for the read-out; of MDEQ alone."""
+    expansion: int = 5
+    """Of channels within residual blocks; of MDEQ alone."""
+    inner: int = 64
+    """Channels between the cell's convolutions; of the tutorial's network alone."""
+    groups: int = 8
+    """Of group normalisation."""
+    dropout: float = 0.25
+    """Of channels within residual blocks; of MDEQ alone."""
+    layers: int = 10
+    """Of the weight-tied stack; a DEQ begins as one."""
+    warm_up: int = 3_000
+    """Steps that a DEQ is trained as a stack."""
+    side: int = 32
+    """Pixels; fewer by means over squares."""
+    normalised: bool = True
+    """Whether colours are shifted and scaled."""
+    varied: bool = False
+    """Whether training images are moved by up to four pixels and mirrored."""
+    train: int = 0
+    """Training images, evenly spread; 0 for all."""
+    tested: int = 0
+    """The same of test images."""
+    batch: int = 128
+    """Images of a step (two GPUs of 64)."""
+    steps: int = 19_550
+    """Steps of the optimiser: 50 epochs."""
+    rate: float = 1e-3
+    """Adam's learning rate; it falls to `floor` as a cosine."""
+    floor: float = 1e-6
+    """The last learning rate."""
+    decay: float = 2.5e-6
+    """Weight decay, added to the gradient."""
+    clip: float = 0.0
+    """Norm at which the gradient is cut; 0 for none."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(
+            self, "final", "expansion", "inner", "groups", "layers", "side", "batch", "steps", "rate",
+        )  # fmt: skip
+        if self.train > 50_000 or self.tested > 10_000:
+            raise ValueError("there are 50000 training and 10000 test images")
+        if min(self.warm_up, self.train, self.tested, self.floor, self.decay, self.clip) < 0:
+            raise ValueError("warm_up, train, tested, floor, decay and clip must be 0 or positive")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be a share below 1, not {self.dropout}")
+        if self.groups % 2 or any(size < 1 or size % self.groups for size in (*self.channels, self.inner)):
+            raise ValueError(f"groups must be even, channels and inner multiples of it: {self.groups}, {self.channels}")
+        count = 1 if self.model == "single" else len(self.heads)
+        if len(self.channels) != count or not count:
+            raise ValueError(f"there must be channels for {count} resolutions, not {len(self.channels)}")
+        if 32 % self.side or self.side % 2 ** (len(self.channels) - 1) or self.side < 4:
+            raise ValueError(f"side must be 4, 8, 16 or 32 and be halved for each resolution, not {self.side}")
+        if self.depth == "deq" and self.warm_up >= self.steps:
+            raise ValueError(f"warm_up must leave steps for the fixed point: {self.warm_up} of {self.steps} steps")

@@ -29,7 +29,7 @@ SOLVERS = ("fixed_point", "anderson", "broyden")
 
 
 def train(config: Convergence, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
-    """Of a DEQ that a run of copy memory has trained; nothing is trained here."""
+    """Of a DEQ, or of a weight-tied stack, that a run of copy memory has trained; nothing is trained here."""
     (seed,) = seeds
     trained: CopyMemory = build_config(CopyMemory, dict(parent.identity.config), "the run of copy memory")
     device = torch_device()
@@ -51,7 +51,7 @@ def train(config: Convergence, seeds: Sequence[int], run: Recorder, parent: "Fin
         arrays[kind] = np.array(values)
         arrays[f"{kind}_loss"] = np.array([found])
         metrics.update({f"loss_{kind}_{value:g}": loss for value, loss in zip(values, found, strict=True)})
-    # what a tenth of the evaluations, and a tolerance of 0.01, leave of the loss where both are ample
+    # the loss with few evaluations, and with a coarse tolerance, in units of that where both are ample
     metrics["cost_of_few"] = losses[config.limits.index(config.few)] / losses[-1]
     metrics["cost_of_coarse"] = rough[config.tolerances.index(config.coarse)] / rough[0]
     return Outcome({name: [value] for name, value in metrics.items()}, arrays)
@@ -66,13 +66,14 @@ def _trace(
     model: CopyTransformer, x: Tensor, phase: str, config: Convergence, seed: int, metrics: dict[str, float],
     arrays: dict[str, np.ndarray],
 ) -> None:  # fmt: skip
-    """Residuals of each sample at each evaluation, the lowest until one that is compared, evaluations until the
-    tolerance (all of them where that is never reached), the Jacobian's radius."""
+    """Residuals of each sample at each evaluation; the last, and the lowest until the one that is compared; evaluations
+    until the tolerance (all of them where that is never reached); the Jacobian's radius."""
     f, z0 = model.bind(x), torch.zeros(*x.shape, model.config.features, device=x.device)
     for name in SOLVERS:
         solution = getattr(solvers, name)(f, z0, max_evals=config.evaluations, tol=0.0)
         trace = solution.trace.double().cpu().numpy()
         arrays[f"{name}_{phase}"] = trace[None]
+        metrics[f"{name}_{phase}_last"] = float(np.median(trace[-1]))
         metrics[f"{name}_{phase}_residual"] = float(np.median(np.fmin.accumulate(trace)[config.compared - 1]))
         below = trace < config.tolerance
         first = np.where(below.any(0), below.argmax(0) + 1, config.evaluations)

@@ -11,8 +11,8 @@ from common.device import torch_device
 from common.recorder import Outcome, Recorder
 from common.seeding import numpy_rng
 from papers.deq.config import CopyMemory
-from papers.deq.implicit import jacobian_penalty
-from papers.deq.models import CopyTransformer, Output, build
+from papers.deq.implicit import Equilibrium, jacobian_penalty
+from papers.deq.models import CopyTransformer, Output, build, spent
 from papers.deq.tasks import RECALLED, SYMBOLS, draw_copies
 from papers.deq.training import fit, initialised, parameters_of
 
@@ -32,16 +32,16 @@ def train(config: CopyMemory, seeds: Sequence[int], run: Recorder) -> Outcome:
     x, y = (part.to(device) for part in draw_copies(numpy_rng(seed, "train"), config.length, config.train))
     each = config.train // config.batch
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float], Equilibrium | None]:
         epoch, place = divmod(step, each)
         order = numpy_rng(seed, "order", epoch).permutation(config.train)
         rows = torch.from_numpy(order[place * config.batch : (place + 1) * config.batch]).to(device)
         output = run_model(model, config, x[rows], trained=step >= config.warm_up)
         value = cross_entropy(output.logits, y[rows])
-        further = evaluations(output)
-        if config.jacobian_weight and output.f is not None and output.found is not None:
-            value = value + config.jacobian_weight * jacobian_penalty(output.f, output.found.z)
-        return value, further
+        found = output.found
+        if config.jacobian_weight and output.f is not None and found is not None and found.info is not None:
+            value = value + config.jacobian_weight * jacobian_penalty(output.f, found.z)
+        return value, {}, found
 
     fit(
         model, loss, seed=seed, steps=config.steps, rate=config.rate, clip=config.clip, chunk=CHUNK, recorder=run
@@ -62,14 +62,6 @@ def run_model(model: nn.Module, config: CopyMemory, x: Tensor, trained: bool) ->
     return model(x)
 
 
-def evaluations(output: Output) -> dict[str, float]:
-    """Of f in the forward solve, and the residual it ended with; zeros where nothing was solved."""
-    info = output.found.info if output.found is not None else None
-    if info is None:
-        return {"evaluations": 0.0, "residual": 0.0}
-    return {"evaluations": float(info.evaluations.float().mean()), "residual": float(info.residual.median())}
-
-
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over all positions, in nats."""
     return F.cross_entropy(logits.reshape(-1, SYMBOLS), y.reshape(-1))
@@ -86,6 +78,6 @@ def measure(model: nn.Module, config: CopyMemory, seed: int) -> dict[str, float]
         output = run_model(model, config, some, trained=True)
         right = output.logits[:, -RECALLED:].argmax(2) == due[:, -RECALLED:]
         found = {"loss": float(cross_entropy(output.logits, due)), "recall": float(right.float().mean())}
-        rows.append({**found, **evaluations(output), "weight": float(len(some))})
+        rows.append({**found, **spent(output.found and output.found.info), "weight": float(len(some))})
     weights = np.array([row.pop("weight") for row in rows])
     return {name: float(np.average([row[name] for row in rows], weights=weights)) for name in rows[0]}

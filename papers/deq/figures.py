@@ -1,4 +1,4 @@
-"""Copy memory, convergence, exactness, memory, and the surface under a penalty on the Jacobian."""
+"""Copy memory, convergence, exactness, language, images, memory, and the surface under a penalty on the Jacobian."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,11 +15,24 @@ from common.runs import FinishedRun
 from papers.deq.regression import REACH, curve
 from papers.deq.tasks import chance
 
-__all__ = ["convergence", "copy_memory", "exactness", "language", "memory", "surface"]
+__all__ = ["convergence", "copy_memory", "depth", "effort", "exactness", "images", "language", "memory", "surface"]
 
-MODELS = {"deq": "DEQ-Transformer", "unrolled": "weight-tied stack", "tcn": "TCN", "lstm": "LSTM", "gru": "GRU"}
-SOLVERS = {"fixed_point": "plain iteration", "anderson": "Anderson", "broyden": "Broyden"}
-SEEDS = "Every seed a point or a line; lines between points join means over seeds."
+MODELS = {
+    "deq": "DEQ-Transformer", "phantom": "DEQ, gradient of one step", "penalised": "DEQ, Jacobian penalised",
+    "unrolled": "weight-tied stack", "tcn": "TCN", "lstm": "LSTM", "gru": "GRU",
+}  # fmt: skip
+SOLVED = (
+    ("unrolled", "fixed_point", "weight-tied stack"),
+    ("deq", "broyden", "DEQ, Broyden"),
+    ("deq", "anderson", "DEQ, Anderson"),
+    ("deq", "fixed_point", "DEQ, plain iteration"),
+)
+"""Network, solver, and how the pair is called."""
+FIRST = (("unrolled", "fixed_point"), ("deq", "broyden"))
+"""Which are drawn before training, too."""
+SEEDS = "Every seed a point or a line; lines between points join medians over seeds."
+KEPT = ("step", "evaluations", "residual")
+"""Of the metrics stream, in the table of `effort`."""
 LEAST = 1e-7
 """Losses below are drawn there."""
 
@@ -34,14 +47,14 @@ def copy_memory(runs: Sequence[FinishedRun]) -> Drawing:
     rows: list[dict[str, Any]] = []
     lengths = sorted({length for each in found.values() for length in each})
     for colour, (model, title) in zip(PALETTE, MODELS.items(), strict=False):
-        means = []
+        medians = []
         for length in sorted(found[model]):
             losses = [max(value, LEAST) for run in found[model][length] for value in run.metrics["loss"]]
             left.plot([length] * len(losses), losses, "o", color=colour, markersize=3.5, alpha=0.7)
-            means.append((length, float(np.mean(losses))))
+            medians.append((length, float(np.median(losses))))
             rows += [{"panel": "test", "model": title, "T": length, "loss": value} for value in losses]
-        if means:
-            left.plot(*zip(*means, strict=True), color=colour, label=title)
+        if medians:
+            left.plot(*zip(*medians, strict=True), color=colour, label=title)
         rows += _course(right, found[model][lengths[-1]], title, colour)
     grid = np.linspace(lengths[0], lengths[-1], 100)
     left.plot(grid, [chance(value) for value in grid], "--", color="0.5", linewidth=1, label="chance")
@@ -73,34 +86,81 @@ def _course(axis: Axes, runs: Sequence[FinishedRun], title: str, colour: Any) ->
 
 
 def convergence(runs: Sequence[FinishedRun]) -> Drawing:
-    """Median relative residual against evaluations, before (light) and after training, each variant a panel."""
+    """Median relative residual against evaluations, before (dotted) and after training, each length a panel."""
     groups = _by_variant(runs)
+    lengths = [variant.removeprefix("deq_") for variant in groups if variant in ("deq_50", "deq_200")]
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(5.2 * len(groups), 4.0), sharey=True, layout="constrained", squeeze=False
+        1, len(lengths), figsize=(5.2 * len(lengths), 4.0), sharey=True, layout="constrained", squeeze=False
     )
     rows = []
-    for axis, (variant, members) in zip(axes[0], groups.items(), strict=True):
-        for colour, (solver, title) in zip(PALETTE, SOLVERS.items(), strict=False):
-            for phase, alpha, line in (("start", 0.45, ":"), ("end", 1.0, "-")):
+    for axis, length in zip(axes[0], lengths, strict=True):
+        for colour, (model, solver, title) in zip(PALETTE, SOLVED, strict=False):
+            members = groups.get(f"{model}_{length}", [])
+            for phase, line in (("start", ":"), ("end", "-")) if members else ():
+                if phase == "start" and (model, solver) not in FIRST:
+                    continue
                 traces = np.concatenate([run.arrays[f"{solver}_{phase}"][0].T for run in members])
                 middle = np.nanmedian(traces, 0)
                 counts = np.arange(1, len(middle) + 1)
                 label = f"{title}, {'before' if phase == 'start' else 'after'} training"
-                axis.plot(counts, middle, line, color=colour, alpha=alpha, linewidth=2, label=label)
+                axis.plot(counts, middle, line, color=colour, linewidth=2, label=label)
                 rows += [
-                    {"variant": variant, "solver": title, "phase": phase, "evaluations": int(count), "residual": value}
+                    {"T": length, "network": title, "phase": phase, "evaluations": int(count), "residual": value}
                     for count, value in zip(counts, middle, strict=True)
                 ]
-        axis.set(xlabel="evaluations of f", yscale="log", title=_length(variant))
+        axis.set(xlabel="evaluations of f", yscale="log", title=f"T = {length}")
         axis.grid(alpha=0.4)
     axes[0][0].set_ylabel("relative residual |f(z) - z| / |f(z)|")
     axes[0][-1].legend(fontsize=7)
     return _drawing(figure, rows, runs, ["Medians over all sequences of all seeds."])
 
 
+def effort(runs: Sequence[FinishedRun]) -> Drawing:
+    """Evaluations of f that the forward solve takes, and where it ends, while a DEQ is trained."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    rows: list[dict[str, Any]] = []
+    groups = {name: each for name, each in _by_variant(runs).items() if name.startswith("deq_")}
+    for colour, (variant, members) in zip(PALETTE, groups.items(), strict=False):
+        for run in members:
+            lines = [line for line in run.history() if line["evaluations"]]
+            for axis, name in zip(axes, ("evaluations", "residual"), strict=True):
+                label = _length(variant) if run is members[0] else None
+                axis.plot([line["step"] for line in lines], [line[name] for line in lines], color=colour, label=label)
+            rows += [
+                {"variant": variant, "seed": run.seeds[0], **{name: line[name] for name in KEPT}} for line in lines
+            ]
+    axes[0].set(xlabel="steps", ylabel="evaluations of f, mean", ylim=(0, None))
+    axes[1].set(xlabel="steps", ylabel="relative residual at the end, median", yscale="log")
+    axes[0].legend(fontsize=8)
+    return _drawing(
+        figure, rows, runs, ["Each seed a line. A DEQ begins as a stack of a few layers: that part is left out."]
+    )
+
+
+def depth(runs: Sequence[FinishedRun]) -> Drawing:
+    """Difference of a weight-tied stack's successive layers against depth, by length; before training dotted."""
+    groups = {name: each for name, each in _by_variant(runs).items() if name.startswith("deq_")}
+    figure, axis = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
+    rows: list[dict[str, Any]] = []
+    for colour, (variant, members) in zip(PALETTE, groups.items(), strict=False):
+        for phase, line in (("start", ":"), ("end", "-")):
+            middle = np.nanmedian(np.concatenate([run.arrays[f"fixed_point_{phase}"][0].T for run in members]), 0)
+            counts = np.arange(1, len(middle) + 1)
+            label = f"{_length(variant)}, {'before' if phase == 'start' else 'after'} training"
+            axis.plot(counts, middle, line, color=colour, label=label)
+            rows += [
+                {"variant": variant, "phase": phase, "layers": int(count), "difference": value}
+                for count, value in zip(counts, middle, strict=True)
+            ]
+    axis.set(xlabel="layers", ylabel="|f(z) - z| / |f(z)|", yscale="log")
+    axis.grid(alpha=0.4)
+    axis.legend(fontsize=7)
+    return _drawing(figure, rows, runs, ["Medians over all sequences of all seeds."])
+
+
 def exactness(runs: Sequence[FinishedRun]) -> Drawing:
     """Loss against tolerance, and against the limit of evaluations."""
-    groups = _by_variant(runs)
+    groups = {name: each for name, each in _by_variant(runs).items() if not name.startswith("unrolled")}
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.8), sharey=True, layout="constrained")
     rows = []
     for axis, kind, label in (
@@ -112,15 +172,16 @@ def exactness(runs: Sequence[FinishedRun]) -> Drawing:
             losses = np.concatenate([run.arrays[f"{kind}_loss"] for run in members])
             for each in losses:
                 axis.plot(values, each, color=colour, linewidth=0.7, alpha=0.5)
-            axis.plot(values, losses.mean(0), "o-", color=colour, label=_length(variant))
+            middle = np.median(losses, 0)
+            axis.plot(values, middle, "o-", color=colour, label=_length(variant))
             rows += [
                 {"kind": kind, "variant": variant, "value": value, "loss": loss}
-                for value, loss in zip(values, losses.mean(0), strict=True)
+                for value, loss in zip(values, middle, strict=True)
             ]
         axis.set(xlabel=label, xscale="log", yscale="log")
     axes[0].set_ylabel("test loss, nats")
     axes[0].legend(fontsize=8)
-    return _drawing(figure, rows, runs, ["Thick: means over seeds; thin: each seed."])
+    return _drawing(figure, rows, runs, ["Thick: medians over seeds; thin: each seed."])
 
 
 def memory(runs: Sequence[FinishedRun]) -> Drawing:
@@ -130,8 +191,8 @@ def memory(runs: Sequence[FinishedRun]) -> Drawing:
     rows: list[dict[str, Any]] = []
     for line, (variant, members) in zip(axes, groups.items(), strict=True):
         metrics, arrays = members[0].metrics, members[0].arrays
-        depths = [int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith("bytes_layers_")]
-        counts = [int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith("bytes_deq_")]
+        depths = sorted(int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith("bytes_layers_"))
+        counts = sorted(int(name.rsplit("_", 1)[1]) for name in metrics if name.startswith("bytes_deq_"))
         kept = {count: metrics[f"bytes_deq_{count}"][0] / 1e6 for count in counts}
         held = {count: kept[count] + metrics[f"bytes_solver_{count}"][0] / 1e6 for count in counts}
         left, right = line
@@ -194,6 +255,35 @@ def language(runs: Sequence[FinishedRun]) -> Drawing:
     return _drawing(figure, rows, runs, ["Dots: seeds. Parameters with those of the words."])
 
 
+def images(runs: Sequence[FinishedRun]) -> Drawing:
+    """Test accuracy of each network, and the accuracy of batches while it trained."""
+    titles = {"mdeq": "MDEQ", "mdeq_tied": "weight-tied stack", "single": "one resolution", "mdeq_large": "MDEQ, large"}
+    groups = _by_variant(runs)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    rows: list[dict[str, Any]] = []
+    for place, name in enumerate(name for name in titles if name in groups):
+        members, colour = groups[name], PALETTE[place]
+        found = [value for run in members for value in run.metrics["test_accuracy"]]
+        left.bar(place, np.mean(found), color=colour, width=0.6)
+        left.plot([place] * len(found), found, "o", color="0.1", markersize=3)
+        left.annotate(f"{np.mean(found):.1f}", (place, np.mean(found)), ha="center", va="bottom", fontsize=8)
+        for claim in load("deq"):
+            if claim.kind == "value" and claim.published is not None and claim.ours.variant == name:
+                left.plot(place, claim.published.value, **PUBLISHED)
+                rows.append({"model": f"{titles[name]}, {claim.id}", "accuracy": claim.published.value})
+        rows += [{"model": titles[name], "accuracy": value} for value in found]
+        for run in members:
+            history = run.history()
+            middle = pd.Series([line["accuracy"] for line in history]).rolling(5, min_periods=1).mean()
+            right.plot([line["step"] for line in history], middle, color=colour, linewidth=1.2, label=titles[name])
+    left.set_xticks(range(len(groups)), [titles[name] for name in titles if name in groups], fontsize=8)
+    left.set(ylabel="test accuracy, %", ylim=(0, 100))
+    right.set(xlabel="steps", ylabel="accuracy while training, %")
+    right.legend(fontsize=8)
+    notes = ["Open diamonds: published, and as others report it. Dots: seeds. Right: means of 100 steps."]
+    return _drawing(figure, rows, runs, notes)
+
+
 def surface(runs: Sequence[FinishedRun]) -> Drawing:
     """f(z; x) and its equilibria; below, plain iteration for one x, from the first seed of each variant."""
     groups = {name: members for name, members in _by_variant(runs).items() if name in ("none", "two", "four")}
@@ -244,7 +334,8 @@ def _by_variant(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 
 def _length(variant: str) -> str:
-    return f"T = {variant.rsplit('_', 1)[1]}"
+    model, length = variant.rsplit("_", 1)
+    return f"T = {length}" if model == "deq" else f"T = {length}, {MODELS[model].rsplit(', ')[1]}"
 
 
 def _drawing(figure: Any, rows: list[dict[str, Any]], runs: Sequence[FinishedRun], notes: list[str]) -> Drawing:

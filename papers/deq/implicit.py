@@ -4,7 +4,6 @@ All take f bound to its parameters and inputs; gradients reach whatever f closed
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -60,27 +59,21 @@ def implicit(f: Function, z0: Tensor, forward: Solve, backward: Solve) -> Equili
         def transposed(y: Tensor) -> Tensor:
             return slope + torch.autograd.grad(image, point, y, retain_graph=True)[0]
 
-        y, _, found["info"] = backward(partial(_with_grad, transposed), torch.zeros_like(slope))
+        y, _, found["info"] = backward(transposed, torch.zeros_like(slope))
         return y
 
     return Equilibrium(_Implicit.apply(image, solve), info, found)
 
 
-def _with_grad(function: Function, y: Tensor) -> Tensor:
-    with torch.enable_grad():
-        return function(y).detach()
-
-
 def phantom(f: Function, z0: Tensor, forward: Solve, steps: int = 1, damping: float = 1.0) -> Equilibrium:
-    """z*, with gradients through so many damped steps from it; one full step is Jacobian-free back-propagation.
+    """So many damped steps on from z*, with gradients through them; one full step is Jacobian-free back-propagation.
 
     Arguments:
         damping: tau; z <- (1 - tau) z + tau f(z).
     """
     z, _, info = forward(f, z0)
-    if torch.is_grad_enabled():
-        for _ in range(steps):
-            z = torch.lerp(z, f(z), damping)
+    for _ in range(steps):
+        z = torch.lerp(z, f(z), damping)
     return Equilibrium(z, info, {})
 
 

@@ -137,19 +137,18 @@ def train(config: Language, seeds: Sequence[int], run: Recorder) -> Outcome:
     text = streams(split["tokens"], config.batch).to(device)
     past = config.memory if config.cell == "transformer" else 0
     parts = [part for part in segments(text, config.length, past) if part[1].shape[1] == config.length]
+    if not parts:
+        raise RefigureError(f"length must be below {text.shape[1]}, a stream's words, not {config.length}")
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float], Equilibrium]:
         x, y, first = parts[step % len(parts)]
         read = model(x, None if first else model.memory, _layers(config, step >= config.warm_up))
         model.memory = read.memory.clone()  # not in place: the backward pass needs what was read
         value = F.cross_entropy(read.logits.flatten(0, 1), y.flatten())
-        info = read.found.info
         further = {"cross_entropy": float(value.detach())}
-        further["evaluations"] = 0.0 if info is None else float(info.evaluations.float().mean())
-        further["residual"] = 0.0 if info is None else float(info.residual.median())
-        if config.jacobian_weight and read.f is not None and info is not None:
+        if config.jacobian_weight and read.f is not None and read.found.info is not None:
             value = value + config.jacobian_weight * jacobian_penalty(read.f, read.found.z)
-        return value, further
+        return value, further, read.found
 
     fit(model, loss, seed=seed, steps=config.steps, rate=config.rate, clip=config.clip, chunk=CHUNK, recorder=run)
     model.eval()
@@ -159,6 +158,7 @@ def train(config: Language, seeds: Sequence[int], run: Recorder) -> Outcome:
         metrics[f"{name}_perplexity"] = perplexity(model, tokens[: config.tested or len(tokens)])
     x, _, _ = parts[-1]
     apart = [*model.parameters(), *model.buffers()]
+    model.train()
     metrics["bytes"] = saved_bytes(lambda: model(x, model.memory, _layers(config, True)).logits, apart)
     metrics["parameters"] = sum(value.numel() for value in model.parameters())
     return Outcome({name: [float(value)] for name, value in metrics.items()}, parameters=parameters_of(model))

@@ -1,5 +1,6 @@
 """Networks for copy memory: a DEQ-Transformer with its weight-tied stack, and recurrent and convolutional baselines."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,11 +12,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from papers.deq import solvers
 from papers.deq.cells import TransformerCell
 from papers.deq.config import CopyMemory, Solving
-from papers.deq.implicit import Equilibrium, implicit, unrolled
-from papers.deq.solvers import Function
+from papers.deq.implicit import Equilibrium, implicit, phantom, unrolled
+from papers.deq.solvers import Function, Info
 from papers.deq.tasks import SYMBOLS
 
-__all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build", "settle"]
+__all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build", "settle", "spent"]
 
 HIDDEN = {"lstm": 52, "gru": 62, "tcn": 13}
 """Units with which a baseline has the paper's number of parameters: 14 K, 14 K, 16 K."""
@@ -32,8 +33,14 @@ class Output(NamedTuple):
     """What it is the equilibrium of."""
 
 
-def settle(config: Solving, f: Function, z0: Tensor, layers: int | None) -> Equilibrium:
-    """The fixed point of f as a configuration says, or f applied so many times."""
+def settle(
+    config: Solving, f: Function, z0: Tensor, layers: int | None, narrow: Callable[[Tensor], Function] | None = None
+) -> Equilibrium:
+    """The fixed point of f as a configuration says, or f applied so many times.
+
+    Arguments:
+        narrow: Of samples' indices, f of these samples alone: those that have converged then stop paying.
+    """
     if layers is not None:
         return unrolled(f, z0, layers)
     forward, backward = (
@@ -43,7 +50,20 @@ def settle(config: Solving, f: Function, z0: Tensor, layers: int | None) -> Equi
             (config.backward_solver, config.backward_evaluations),
         )
     )
+    forward = partial(forward, narrow=narrow)
+    if config.gradient == "phantom":
+        return phantom(f, z0, forward)
     return implicit(f, z0, forward, backward)
+
+
+def spent(info: Info | None, prefix: str = "") -> dict[str, float]:
+    """Of a solve: evaluations of f, the mean over samples, and the median residual at the end; zeros without one."""
+    if info is None:
+        return {f"{prefix}evaluations": 0.0, f"{prefix}residual": 0.0}
+    return {
+        f"{prefix}evaluations": float(info.evaluations.float().mean()),
+        f"{prefix}residual": float(info.residual.median()),
+    }
 
 
 class CopyTransformer(nn.Module):
@@ -65,7 +85,8 @@ class CopyTransformer(nn.Module):
     def forward(self, x: Tensor, layers: int | None = None) -> Output:
         """The read-out at the fixed point, or after so many layers."""
         f = self.bind(x)
-        found = settle(self.config, f, torch.zeros(*x.shape, self.config.features, device=x.device), layers)
+        z0 = torch.zeros(*x.shape, self.config.features, device=x.device)
+        found = settle(self.config, f, z0, layers, lambda rows: self.bind(x[rows]))
         return Output(self.out(found.z), found, f)
 
 

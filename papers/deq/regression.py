@@ -12,8 +12,8 @@ from common.device import torch_device
 from common.recorder import Outcome, Recorder
 from common.seeding import numpy_rng
 from papers.deq.config import Regression
-from papers.deq.implicit import implicit, jacobian_penalty, spectral_radius
-from papers.deq.solvers import Function, anderson, fixed_point
+from papers.deq.implicit import Equilibrium, implicit, jacobian_penalty, spectral_radius
+from papers.deq.solvers import DivergedError, Function, anderson, fixed_point
 from papers.deq.training import fit, initialised, parameters_of
 
 __all__ = ["Curve", "curve", "train"]
@@ -21,7 +21,10 @@ __all__ = ["Curve", "curve", "train"]
 CHUNK = 100
 """Steps between two lines of the metrics stream."""
 REACH = 2.0
-"""x and the surface's z go from -2 to 2 in x, and over what the curve takes in z (ours; JR's axes)."""
+"""x goes from -2 to 2 (ours)."""
+
+PATIENCE = 200
+"""Evaluations of plain iteration; who has not converged by then counts with as many."""
 
 
 def curve(x: np.ndarray) -> np.ndarray:
@@ -50,17 +53,15 @@ def train(config: Regression, seeds: Sequence[int], run: Recorder) -> Outcome:
     x, y = _points(seed, "train", config.train, config.noise, device)
     solve = partial(anderson, max_evals=config.evaluations, tol=config.tolerance)
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float], Equilibrium]:
         rows = torch.from_numpy(numpy_rng(seed, "rows", step).integers(0, config.train, config.batch)).to(device)
         f = model.bind(x[rows])
         found = implicit(f, torch.zeros(config.batch, 1, device=device), solve, solve)
         value = F.mse_loss(found.z, y[rows])
         further = {"error": float(value.detach())}
-        if found.info is not None:
-            further["evaluations"] = float(found.info.evaluations.float().mean())
         if config.jacobian_weight:
             value = value + config.jacobian_weight * jacobian_penalty(f, found.z)
-        return value, further
+        return value, further, found
 
     fit(model, loss, seed=seed, steps=config.steps, rate=config.rate, clip=1.0, chunk=CHUNK, recorder=run)
     metrics, arrays = _look(model, config, seed, device)
@@ -83,12 +84,16 @@ def _look(
     x, y = _points(seed, "test", config.test, 0.0, device)
     f = model.bind(x)
     z, _, _ = anderson(f, torch.zeros_like(x), max_evals=200, tol=1e-6)
-    plain = fixed_point(f, torch.zeros_like(x), max_evals=200, tol=1e-3)
+    try:
+        plain = fixed_point(f, torch.zeros_like(x), max_evals=PATIENCE, tol=1e-3).info
+        evaluations, converged = float(plain.evaluations.float().mean()), float(plain.converged.float().mean())
+    except DivergedError:
+        evaluations, converged = float(PATIENCE), 0.0
     slopes = spectral_radius(f, z, 2)
     metrics = {
         "error": float(F.mse_loss(z, y)),
-        "evaluations": float(plain.info.evaluations.float().mean()),
-        "converged": float(plain.info.converged.float().mean()),
+        "evaluations": evaluations,
+        "converged": converged,
         "slope": float(slopes.mean()),
     }
     axis = torch.linspace(-REACH, REACH, 61, device=device)

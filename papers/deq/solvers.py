@@ -264,7 +264,7 @@ def _residuals(fz: Tensor, g: Tensor, stop: Stop, per_sample: bool) -> tuple[Ten
     absolute = torch.linalg.vector_norm(g, dim=dims).expand(len(g))
     if stop == "abs":
         return absolute, absolute
-    return absolute, absolute / (torch.linalg.vector_norm(fz, dim=dims) + 1e-9)
+    return absolute, absolute / torch.linalg.vector_norm(fz, dim=dims).clamp(min=torch.finfo(g.dtype).tiny)
 
 
 def _scatter(values: Tensor, rows: Tensor, batch: int, fill: float) -> Tensor:

@@ -15,6 +15,8 @@ from common.errors import RefigureError
 from common.recorder import Recorder
 from common.seeding import torch_generator
 from common.trees import flatten, unflatten
+from papers.deq.implicit import Equilibrium
+from papers.deq.models import spent
 
 __all__ = ["fit", "initialised", "parameters_of"]
 
@@ -33,7 +35,7 @@ def parameters_of(model: nn.Module) -> dict[str, np.ndarray]:
 
 def fit(
     model: nn.Module,
-    loss: Callable[[int], tuple[Tensor, Mapping[str, float]]],
+    loss: Callable[[int], tuple[Tensor, Mapping[str, float], Equilibrium | None]],
     *,
     seed: int,
     steps: int,
@@ -41,18 +43,23 @@ def fit(
     clip: float,
     chunk: int,
     recorder: Recorder,
+    floor: float = 0.0,
+    decay: float = 0.0,
 ) -> None:
-    """Train a model in place with Adam, its rate falling to 0 as a cosine.
+    """Train a model in place with Adam, its rate falling as a cosine.
 
     Arguments:
-        loss: Of a step, counted from 0: what is minimised, and further numbers to log. PyTorch's global generators are
-            those of the step.
+        loss: Of a step, counted from 0: what is minimised, further numbers to log, and the equilibrium whose solves are
+            logged with them. PyTorch's global generators are those of the step.
+        clip: Norm at which the gradient is cut; 0 for none.
         chunk: Steps between two lines of the metrics stream, which hold means.
+        floor: Where the rate falls to.
+        decay: Share of the weights that is added to their gradient.
 
     Raises:
         RefigureError: The loss is not finite; the last checkpoint stays.
     """
-    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
+    optimiser = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
     names = [name for name, _ in model.named_parameters()]
 
     def state() -> dict[str, Any]:
@@ -70,9 +77,9 @@ def fit(
     model.train()
     while done < steps:
         for group in optimiser.param_groups:
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * done / steps))
+            group["lr"] = floor + (rate - floor) * 0.5 * (1 + math.cos(math.pi * done / steps))
         torch.manual_seed(torch_generator(seed, "step", done).initial_seed())  # of every device
-        value, further = loss(done)
+        value, further, found = loss(done)
         if not bool(torch.isfinite(value)):
             raise RefigureError(
                 f"the loss is {value.item()} at step {done + 1} of {steps}; the last good checkpoint was kept; lower "
@@ -80,10 +87,12 @@ def fit(
             )
         optimiser.zero_grad(set_to_none=True)
         value.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
         optimiser.step()
         done += 1
-        rows.append({"loss": float(value.detach()), "gradient": float(norm), **further})
+        solves = (None, None) if found is None else (found.info, found.backward.get("info"))
+        effort = {**spent(solves[0]), **spent(solves[1], "backward_")}
+        rows.append({"loss": float(value.detach()), "gradient": float(norm), **further, **effort})
         if done % chunk == 0 or done == steps:
             recorder.log(done, {name: float(np.mean([row[name] for row in rows])) for name in rows[-1]})
             rows.clear()

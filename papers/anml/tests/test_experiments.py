@@ -12,6 +12,7 @@ from common.config import to_dict
 from common.errors import RefigureError
 from common.recorder import Outcome
 from common.seeding import jax_key
+from common.testing import Memory
 from common.trees import flatten_jax, unflatten_jax
 from papers.anml import meta_test, meta_train, omniglot
 from papers.anml.config import MetaTest, MetaTrain
@@ -19,7 +20,6 @@ from papers.anml.meta_learning import Learner
 from papers.anml.networks import NETWORKS
 from papers.anml.omniglot import DRAWINGS, LEARNED
 from papers.anml.tests.conftest import LEAST, SHORT, agree, scores
-from papers.conftest import Memory
 
 TRAIN = {
     "channels": 4,

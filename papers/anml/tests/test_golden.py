@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from common.golden import golden_files
 from papers.anml import omniglot
 from papers.anml.continual import Course, _advance, learn
 from papers.anml.meta_learning import (
@@ -30,7 +31,6 @@ from papers.anml.meta_learning import (
 from papers.anml.meta_test import _head_scores
 from papers.anml.networks import ANML, OML, Conv, trunk
 from papers.anml.tests.conftest import agree
-from papers.golden import golden_files
 
 Arrays = dict[str, np.ndarray]
 CHECKS: dict[str, Callable[[Arrays], None]] = {}

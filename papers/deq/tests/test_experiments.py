@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_so(memory: type) -> None:
     model = torch.nn.Linear(1, 1)
     with pytest.raises(RefigureError, match="the loss is nan at step 3 of 9; the last good checkpoint was kept"):
         fit(
-            model, lambda step: (model.weight.sum() * (float("nan") if step == 2 else 1.0), {}), seed=0, steps=9,
+            model, lambda step: (model.weight.sum() * (float("nan") if step == 2 else 1.0), {}, None), seed=0, steps=9,
             rate=0.1, clip=1.0, chunk=1, recorder=memory(),
         )  # fmt: skip
 
@@ -168,6 +168,8 @@ def test_a_loss_that_is_not_finite_stops_and_says_so(memory: type) -> None:
 @pytest.mark.parametrize(("kind", "settings", "told"), [
     (CopyMemory, {"length": 0}, "length must be positive"),
     (CopyMemory, {"features": 10, "heads": 4}, "multiple of heads"),
+    (Memory, {"depths": (), "evaluations": ()}, "at least 1"),
+    (Convergence, {"limits": ()}, "at least 1"),
     (CopyMemory, {"batch": 30_000}, "at most the 20000 training sequences"),
     (CopyMemory, {"warm_up": -1}, "0 or positive"),
     (CopyMemory, {"warm_up": 100, "steps": 100}, "must leave steps for the fixed point"),

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from papers.deq.cells import ConvCell, MultiscaleCell, TransformerCell, TrellisCell
@@ -76,6 +77,9 @@ def test_phantom_gradients_come_near_with_more_steps() -> None:
     assert error(1, 1.0) > error(3, 1.0) > error(10, 1.0)
     assert error(80, 1.0) < 1e-8
     assert error(1, 0.5) > 0.4
+    with torch.no_grad():
+        found = phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3)
+    assert torch.equal(found.z, phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3).z)
 
 
 def test_jacobian_penalty_and_spectral_radius() -> None:
@@ -155,3 +159,28 @@ def test_sequences_look_back_alone_and_memory_is_what_was_before() -> None:
     u = torch.randn(2, 6, 16).double()
     whole = trellis.bind(u)(z)
     torch.testing.assert_close(trellis.bind(u[:, 2:], z[:, 1:2])(z[:, 2:]), whole[:, 2:])
+
+
+@pytest.mark.parametrize(("length", "past"), [(5, 3), (150, 0), (70, 90)])
+def test_attention_is_that_of_the_definition(length: int, past: int) -> None:
+    """Query by query, key by key, with an embedding of each distance; longer than a block, too."""
+    torch.manual_seed(0)
+    module = TransformerCell(8, 2, 4, 16, deviation=0.5).double()
+    u, z = torch.randn(1, past + length, 24).double(), torch.randn(1, past + length, 8).double()
+    f = module.bind(u, memory=z[:, :past] if past else None)
+    with torch.no_grad():
+        q, k, v = (part.view(-1, 2, 4) for part in (module.qkv(z) + u)[0].chunk(3, 1))
+        rates = 10_000 ** (-torch.arange(0, 8, 2).double() / 8)
+        heard = torch.zeros(length, 2, 4).double()
+        for i in range(length):
+            keys = past + i + 1
+            angles = torch.arange(past + i, -1, -1).double()[:, None] * rates
+            far = module.distance(torch.cat([angles.sin(), angles.cos()], 1)).view(keys, 2, 4)
+            for head in range(2):
+                asked = q[past + i, head]
+                scores = k[:keys, head] @ (asked + module.content_bias[head, 0])
+                scores = scores + far[:, head] @ (asked + module.position_bias[head, 0])
+                heard[i, head] = (scores / 2).softmax(0) @ v[:keys, head]
+        y = F.layer_norm(z[:, past:] + module.out(heard.flatten(1)), (8,))
+        expected = F.layer_norm(y + module.narrow(F.relu(module.widen(y))), (8,))
+        torch.testing.assert_close(f(z[:, past:]), expected, rtol=0, atol=1e-12)

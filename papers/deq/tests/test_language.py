@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from common import data
+from common import data, spec
 from common.data.store import Split
+from common.errors import RefigureError
 from papers.deq import language
 from papers.deq.config import Language
 from papers.deq.language import LanguageModel, perplexity, segments, streams
@@ -42,8 +43,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(kind: str, **settings: object) -> LanguageModel:
+    """What is heard weighs much beside the state, so that there is one fixed point and it is easily found."""
     torch.manual_seed(0)
-    return LanguageModel(dataclasses.replace(SMALL, **KINDS[kind], **settings), WORDS).double().eval()
+    model = LanguageModel(dataclasses.replace(SMALL, **KINDS[kind], **settings), WORDS).double().eval()
+    if model.injection is not None:
+        with torch.no_grad():
+            model.injection.weight.mul_(10)
+    return model
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,11 +128,28 @@ def test_training_learns_what_follows(memory: type) -> None:
     assert found["bytes"][0] > 0
 
 
+def test_segments_longer_than_the_text(memory: type) -> None:
+    with pytest.raises(RefigureError, match="length must be below 66, a stream's words, not 100"):
+        language.train(dataclasses.replace(SMALL, length=100), [0], memory())
+
+
+@pytest.mark.parametrize("scale", ["cpu", "paper"])
+def test_networks_are_of_equal_size(scale: str) -> None:
+    """DEQ and untied stack, without the words' matrix."""
+    counts = []
+    for name in ("transformer_deq", "transformer_untied"):
+        network = LanguageModel(spec.resolve("deq", "language", name, scale), 1)
+        counts.append(sum(value.numel() for value in network.parameters()))
+    assert counts[0] == pytest.approx(counts[1], rel=0.02)
+
+
 @pytest.mark.parametrize(("settings", "told"), [
     ({"memory": 100}, "memory must be at most length"),
     ({"cell": "trellis", "depth": "untied"}, "weight-tied"),
     ({"warm_up": 30_000}, "must leave steps"),
     ({"dropout": 1.0}, "share below 1"),
+    ({"features": 9, "heads": 3}, "must be even"),
+    ({"tested": 31}, "at least 32 words"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense(settings: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):

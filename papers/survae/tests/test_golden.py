@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from papers.golden import golden_files
+from common.golden import golden_files
 from papers.survae.bijections import (
     ActNorm,
     Affine,

@@ -5,34 +5,10 @@ import pytest
 
 from common.recorder import Outcome
 from common.seeding import numpy_rng
+from common.testing import Memory
 from papers.survae.config import Toy
 from papers.survae.densities import DENSITIES
 from papers.survae.toy import EXTENT, TAIL, _asymmetry, _quadrature, _share_outside, train
-
-
-class Memory:
-    """A recorder in memory that may stop a run after some steps."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.lines: list[tuple[int, dict]] = []
-        self.kept: tuple[int, dict] | None = None
-        self.stop_at = stop_at
-
-    def log(self, step, metrics):
-        self.lines.append((step, dict(metrics)))
-
-    def save(self, step, state):
-        self.kept = (step, {name: array.copy() for name, array in state.items()})
-
-    def restore(self):
-        return self.kept
-
-    def progress(self, step, total):
-        if self.stop_at is not None and step >= self.stop_at:
-            raise KeyboardInterrupt
-
-    def due(self):
-        return True
 
 
 def small(density: str, model: str, **changes) -> Toy:

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from common.evolution import OpenES, Params, raw
-from papers.golden import golden_files
+from common.golden import golden_files
 from papers.vsml.baselines import (
     FastWeightMemory,
     Hebbian,

@@ -1,0 +1,210 @@
+"""CIFAR-10: a multiscale DEQ, its weight-tied stack, and the tutorial's network of one resolution (MDEQ, table 1)."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common import data
+from common.device import torch_device
+from common.recorder import Outcome, Recorder
+from common.seeding import numpy_rng, torch_generator
+from papers.deq.cells import ConvCell, MultiscaleCell
+from papers.deq.config import Images
+from papers.deq.implicit import Equilibrium, jacobian_penalty
+from papers.deq.memory import saved_bytes
+from papers.deq.models import settle, spent
+from papers.deq.solvers import Function
+from papers.deq.training import fit, initialised, parameters_of
+
+__all__ = ["MultiscaleClassifier", "SingleClassifier", "classifier", "train"]
+
+CLASSES = 10
+SIDE = 32
+CHUNK = 20
+"""Steps between two lines of the metrics stream."""
+TOGETHER = 200
+"""Test images at once."""
+MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""Of the colours of training images, as the official code gives them."""
+MARGIN = 4
+"""Pixels by which an image is moved at most where training images are varied."""
+
+
+class Seen(NamedTuple):
+    """Of a batch of images."""
+
+    logits: Tensor
+    """(B, 10)."""
+    found: Equilibrium
+    f: Function
+    """What it is the equilibrium of."""
+
+
+def _convolved(source: int, target: int, size: int = 3, stride: int = 1, bias: bool = False) -> list[nn.Module]:
+    """Convolution, batch normalisation, ReLU."""
+    conv = nn.Conv2d(source, target, size, stride, size // 2, bias=bias)
+    return [conv, nn.BatchNorm2d(target), nn.ReLU()]
+
+
+class _Bottleneck(nn.Module):
+    """A ResNet's, four times as wide at its end; no scale and offset in its own normalisations."""
+
+    EXPANSION = 4
+
+    def __init__(self, source: int, width: int) -> None:
+        super().__init__()
+        wide = self.EXPANSION * width
+        self.path = nn.Sequential(
+            nn.Conv2d(source, width, 1, bias=False), nn.BatchNorm2d(width, affine=False), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width, affine=False), nn.ReLU(),
+            nn.Conv2d(width, wide, 1, bias=False), nn.BatchNorm2d(wide, affine=False),
+        )  # fmt: skip
+        self.skip = nn.Sequential(nn.Conv2d(source, wide, 1, bias=False), nn.BatchNorm2d(wide))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.path(x) + self.skip(x))
+
+
+class MultiscaleClassifier(nn.Module):
+    """MDEQ: what is injected, the cell, and a head that hears all resolutions."""
+
+    def __init__(self, config: Images) -> None:
+        super().__init__()
+        self.config = config
+        channels, heads = config.channels, config.heads
+        first = channels[0]
+        stem = _convolved(3, first) + _convolved(first, first)
+        self.stem = nn.Sequential(*stem, *(_convolved(first, first, 1) if len(channels) > 2 else []))
+        self.cell = MultiscaleCell(channels, config.expansion, config.groups, config.dropout)
+        self.widen = nn.ModuleList(_Bottleneck(*sizes) for sizes in zip(channels, heads, strict=True))
+        wide = [_Bottleneck.EXPANSION * head for head in heads]
+        self.down = nn.ModuleList(
+            nn.Sequential(*_convolved(source, target, stride=2, bias=True)) for source, target in pairwise(wide)
+        )
+        self.final = nn.Sequential(*_convolved(wide[-1], config.final, 1, bias=True))
+        self.out = nn.Linear(config.final, CLASSES)
+
+    def forward(self, images: Tensor, layers: int | None) -> Seen:
+        """Of images (B, 3, H, W); `layers`: how often the cell is applied, None for its fixed point."""
+        x = self.stem(images)
+        f, sizes = self.cell.bind(x), self.cell.sizes(x.shape[-1])
+        found = settle(self.config, f, x.new_zeros(len(x), sum(int(np.prod(size)) for size in sizes)), layers)
+        first, *others = (block(part) for block, part in zip(self.widen, self.cell.split(found.z, sizes), strict=True))
+        for down, other in zip(self.down, others, strict=True):
+            first = other + down(first)
+        return Seen(self.out(self.final(first).mean((2, 3))), found, f)
+
+
+class SingleClassifier(nn.Module):
+    """The tutorial's: convolution, batch normalisation, one resolution at its fixed point, batch normalisation, means
+    over squares, and a linear read-out."""
+
+    def __init__(self, config: Images) -> None:
+        super().__init__()
+        self.config = config
+        (channels,) = config.channels
+        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels))
+        self.cell = ConvCell(channels, config.inner, config.groups)
+        self.norm = nn.BatchNorm2d(channels)
+        self.out = nn.Linear(16 * channels, CLASSES)
+
+    def forward(self, images: Tensor, layers: int | None) -> Seen:
+        """Of images (B, 3, H, W); `layers`: how often the cell is applied, None for its fixed point."""
+        x = self.stem(images)
+        f = self.cell.bind(x)
+        found = settle(self.config, f, torch.zeros_like(x), layers)
+        pooled = F.avg_pool2d(self.norm(found.z), x.shape[-1] // 4)
+        return Seen(self.out(pooled.flatten(1)), found, f)
+
+
+def classifier(config: Images) -> nn.Module:
+    """The network of a configuration, initialised with PyTorch's global generator."""
+    return (MultiscaleClassifier if config.model == "multiscale" else SingleClassifier)(config)
+
+
+def train(config: Images, seeds: Sequence[int], run: Recorder) -> Outcome:
+    """Train on training images, then test on test images: after the last step, not the best of many tests."""
+    (seed,) = seeds
+    device = torch_device()
+    model = initialised(lambda: classifier(config), seed, device)
+    images, labels = _load(config, "train", config.train, device)
+    each = -(-len(images) // config.batch)
+
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float], Equilibrium]:
+        epoch, place = divmod(step, each)
+        order = numpy_rng(seed, "order", epoch).permutation(len(images))
+        rows = torch.from_numpy(order[place * config.batch : (place + 1) * config.batch]).to(device)
+        x = images[rows]
+        if config.varied:
+            x = _varied(x, torch_generator(seed, "moved", step))
+        seen = model(x, _layers(config, step >= config.warm_up))
+        value = F.cross_entropy(seen.logits, labels[rows])
+        right = (seen.logits.detach().argmax(1) == labels[rows]).float().mean()
+        further = {"cross_entropy": float(value.detach()), "accuracy": 100 * float(right)}
+        if config.jacobian_weight and seen.found.info is not None:
+            value = value + config.jacobian_weight * jacobian_penalty(seen.f, seen.found.z)
+        return value, further, seen.found
+
+    fit(
+        model, loss, seed=seed, steps=config.steps, rate=config.rate, floor=config.floor, decay=config.decay,
+        clip=config.clip, chunk=CHUNK, recorder=run,
+    )  # fmt: skip
+    metrics = _test(model.eval(), config, device)
+    trained = parameters_of(model)
+    metrics["parameters"] = sum(value.numel() for value in model.parameters())
+    x = images[: config.batch]
+    model.train()
+    metrics["bytes"] = saved_bytes(lambda: model(x, _layers(config, True)).logits, [*model.parameters(), x])
+    return Outcome({name: [float(value)] for name, value in metrics.items()}, parameters=trained)
+
+
+def _layers(config: Images, trained: bool) -> int | None:
+    return None if config.depth == "deq" and trained else config.layers
+
+
+def _load(config: Images, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, side, side) and labels: so many, evenly spread over the split, which may be sorted; 0 for all."""
+    found = data.load("cifar10-jpeg", split)
+    labels = np.array(found["labels"])
+    rows = np.linspace(0, len(labels), count or len(labels), endpoint=False).astype(int)
+    images = torch.from_numpy(found["images"][rows]).to(device).permute(0, 3, 1, 2).float() / 255
+    if config.side < SIDE:
+        images = F.avg_pool2d(images, SIDE // config.side)
+    if config.normalised:
+        mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, DEVIATION))
+        images = (images - mean) / deviation
+    return images.contiguous(), torch.from_numpy(labels[rows]).to(device).long()
+
+
+def _varied(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image moved by up to four pixels each way, zeros coming in, and mirrored or not."""
+    batch, side = len(x), x.shape[-1]
+    down, right = torch.randint(0, 2 * MARGIN + 1, (2, batch), generator=generator).to(x.device)
+    mirrored = (torch.rand(batch, generator=generator) < 0.5).to(x.device)
+    places = torch.arange(side, device=x.device)
+    across = torch.where(mirrored[:, None], side - 1 - places, places) + right[:, None]
+    rows = (places + down[:, None])[:, None, :, None]
+    padded = F.pad(x, (MARGIN,) * 4)
+    which = torch.arange(batch, device=x.device)[:, None, None, None]
+    return padded[which, torch.arange(3, device=x.device)[:, None, None], rows, across[:, None, None, :]]
+
+
+@torch.no_grad()
+def _test(model: nn.Module, config: Images, device: torch.device) -> dict[str, float]:
+    """Accuracy in per cent and cross-entropy on test images, and what the solver did."""
+    images, labels = _load(config, "test", config.tested, device)
+    rows = []
+    for x, y in zip(images.split(TOGETHER), labels.split(TOGETHER), strict=True):
+        seen = model(x, _layers(config, True))
+        found = {
+            "test_accuracy": 100 * float((seen.logits.argmax(1) == y).float().mean()),
+            "test_loss": float(F.cross_entropy(seen.logits, y)),
+        }
+        rows.append({**found, **spent(seen.found.info), "weight": float(len(x))})
+    weights = np.array([row.pop("weight") for row in rows])
+    return {name: float(np.average([row[name] for row in rows], weights=weights)) for name in rows[0]}
