@@ -26,6 +26,7 @@ from common.device import (
     set_threads,
 )
 from common.errors import RefigureError, suggest
+from common.memory import reuse_memory
 from common.progress import Progress
 from common.seeding import deterministic
 from common.spec import SCALES, PlannedRun
@@ -86,6 +87,7 @@ def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None
         deterministic()
         choose_device()
         keep_compiled(cache_folder())
+        reuse_memory()
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         progress = Progress(f"{plan.identity.variant} {plan.identity.seeds_name}", options.quiet)
         run = runs.Run(plan, folder, progress, every=options.checkpoint_every)
