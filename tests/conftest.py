@@ -1,4 +1,4 @@
-"""A tiny repository to break things in."""
+"""What the tests of `common` share."""
 
 import os
 import signal
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy import FILES, Toy
 
 import common
 from common import experiment
+
+pytest.register_assert_rewrite("toy")
+from toy import FILES, Toy  # noqa: E402
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     # This process's settings belong to other tests; the real functions run in the subprocess tests.
     monkeypatch.setattr(experiment, "set_threads", lambda count: {"environment": count})
     monkeypatch.setattr(experiment, "deterministic", dict)
+    monkeypatch.setattr(experiment, "reuse_memory", lambda: None)
     monkeypatch.setattr(experiment, "set_precision", lambda precision: {"precision": precision})
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", os.fspath(tmp_path))
