@@ -49,4 +49,5 @@ def test_arrays_come_from_memory_freed_before():
     "variable", [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}]
 )
 def test_the_environment_has_the_last_word(variable):
-    assert faults("reuse", **variable) > 0.5 * faults("as it is", **variable)
+    """In small pages or large ones, as the kernel has them at the moment: every array is fetched anew."""
+    assert faults("reuse", **variable) > 100
