@@ -21,6 +21,8 @@ __all__ = ["init_clone", "train"]
 
 CHUNK = 250
 """Steps between two lines of the metrics stream."""
+EASED_UNTIL = (0.1, 0.6)
+"""Shares of the steps at which the cloned rate begins to fall, and at which it has fallen."""
 WILD = 20.0
 """Grids with a cell beyond this are drawn anew: an untrained clone may run away."""
 
@@ -43,12 +45,17 @@ def init_clone(config: Clone, key: Array) -> SubRNN:
 def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
     """Train one clone a seed."""
     shape = (config.grids, config.outputs, config.inputs)
-    rule = Rule(config.rate, config.bias_rate)
     images = tasks.load("mnist", "train", tasks.SIDE).images if config.signals == "mnist" else jnp.zeros((1, 1))
     descent = optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adam(optax.cosine_decay_schedule(config.outer_rate, config.iterations)),
     )
+
+    def rule(index: Int32[Array, ""]) -> Rule:
+        """What is cloned now: at first descent at higher rates, which falls exponentially to the one asked for."""
+        begin, end = EASED_UNTIL
+        left = jnp.clip((end - index / config.iterations) / (end - begin), 0, 1)
+        return Rule(config.rate * config.eased**left, config.bias_rate * config.eased**left)
 
     def init(key: Array) -> Training:
         keys = jax.random.split(key, 3)
@@ -62,7 +69,7 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
         grids = _renew(renewed, others, state.grids)
         xs, es = draw_signals(keys[2], config.signals, images, (config.examples, *shape))
         (loss, (grids, found)), slope = jax.value_and_grad(cloning_loss, has_aux=True)(
-            state.params, rule, grids, xs, es, config.ticks
+            state.params, rule(index), grids, xs, es, config.ticks
         )
         updates, optimiser = descent.update(slope, state.optimiser)
         grids = _renew(jnp.abs(grids.c).max((0, 2, 3)) > WILD, others, grids)

@@ -28,9 +28,6 @@ __all__ = [
 
 WEIGHT, BIAS = 0, 1
 """Channels of the cell."""
-OFFSETS = GateOffsets(-2.0, 10.0)
-"""Cells that keep what they hold from the start; with the -5 of the published input gate no product is learned."""
-
 
 Weights = tuple[Float[Array, "E B A"], ...]
 """Of each layer, for so many networks."""
@@ -66,6 +63,16 @@ def fresh(w: Float[Array, "..."], b: Float[Array, "..."], units: int) -> State:
     return State(jnp.zeros_like(c), c)
 
 
+def gate_offsets(units: int) -> GateOffsets:
+    """Weight and bias are kept and little is written to them; all other cells are open and soon forget.
+
+    A product of input and error is formed in those: with the published offsets, or with others that are kept, it is
+    learned late or never.
+    """
+    holds = jnp.arange(units) <= BIAS
+    return GateOffsets(jnp.where(holds, -2.0, 0.0), jnp.where(holds, 15.0, 0.0))
+
+
 def forward_phase(params: SubRNN, state: State, x: Float[Array, "E A"], ticks: int) -> tuple[State, Array]:
     """Ticks with the input alone; the state and what each synapse sends forwards, (E, B, A)."""
     state = _ticks(params, state, x, None, ticks)
@@ -84,7 +91,7 @@ def _ticks(params: SubRNN, state: State, x: Array, e: Array | None, ticks: int) 
     """Ticks that hear x, e, and whether it is the time of errors."""
     shape = state.c.shape[1:]
     heard = [x[:, None, :]] if e is None else [x[:, None, :], e[..., None], jnp.ones_like(e)[..., None]]
-    matrix = gate_matrix(params, OFFSETS, 1, 0 if e is None else 2)
+    matrix = gate_matrix(params, gate_offsets(params.units), 1, 0 if e is None else 2)
     h, c = (array.reshape(len(array), -1) for array in state)
     fixed = [jnp.broadcast_to(array, shape).reshape(1, -1) for array in heard] + [jnp.ones((1, h.shape[1]), h.dtype)]
     for _ in range(ticks):

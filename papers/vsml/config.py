@@ -176,6 +176,9 @@ class Clone:
     """Ticks with the input, and as many with input and error."""
     iterations: int = 10_000
     """Optimiser steps."""
+    eased: float = 30.0
+    """Factor on both cloned rates at first: larger changes tell the product of input and error from what disturbs it
+    (ours)."""
     outer_rate: float = 0.01
     """Adam's learning rate at first; it falls to zero as a cosine."""
     clip: float = 1.0
@@ -195,8 +198,8 @@ class Clone:
 
     def __post_init__(self) -> None:
         _positive(
-            self, "rate", "bias_rate", "ticks", "iterations", "outer_rate", "clip", "examples", "grids", "inputs",
-            "outputs",
+            self, "rate", "bias_rate", "ticks", "iterations", "eased", "outer_rate", "clip", "examples", "grids",
+            "inputs", "outputs",
         )  # fmt: skip
         if self.units < 2:
             raise ValueError(f"units must be at least 2, for a weight and a bias, not {self.units}")

@@ -52,10 +52,10 @@ class State(NamedTuple):
 
 
 class GateOffsets(NamedTuple):
-    """Constants added to two gates before their sigmoid (official code); not learned."""
+    """Constants added to two gates before their sigmoid (official code), one number or one a unit; not learned."""
 
-    input: float = -5.0
-    forget: float = 5.0
+    input: float | Float[Array, " N"] = -5.0
+    forget: float | Float[Array, " N"] = 5.0
 
 
 def init_sub_rnn(key: Array, units: int, message_size: int, normed: bool = False, read_out: float = 1.0) -> SubRNN:
@@ -91,9 +91,9 @@ def gate_matrix(
     the rows of sigmoid gates are halved, for sigmoid(z) = (1 + tanh(z / 2)) / 2.
     """
     n, m = params.units, params.message_size
-    offset = jnp.repeat(jnp.array([offsets.input, 0, offsets.forget, 0], params.b.dtype), n)
+    each = [jnp.broadcast_to(jnp.asarray(o, params.b.dtype), n) for o in (offsets.input, 0, offsets.forget, 0)]
     columns = [params.w[2 * m :], params.w[:forward_channels], params.w[m : m + backward_channels]]
-    rows = jnp.concatenate([*columns, (params.b + offset)[None]]).T
+    rows = jnp.concatenate([*columns, (params.b + jnp.concatenate(each))[None]]).T
     return rows * jnp.repeat(jnp.array([0.5, 1, 0.5, 0.5], rows.dtype), n)[:, None]
 
 
