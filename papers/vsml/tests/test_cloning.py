@@ -11,7 +11,7 @@ import pytest
 from papers.vsml import clone, cloning
 from papers.vsml.cloning import Rule, cloning_loss, descend_online, draw_signals, draw_weights, fresh, targets, unroll
 from papers.vsml.config import Clone
-from papers.vsml.sub_rnn import State, init_sub_rnn
+from papers.vsml.sub_rnn import State, SubRNN, init_sub_rnn
 
 RULE = Rule(0.1, 0.03)
 
@@ -108,9 +108,38 @@ def test_random_signals_have_alike_inputs_and_bounded_errors() -> None:
     assert float(jnp.abs(es).max()) <= 1
 
 
+def test_cloned_rates_begin_high_and_end_as_asked(memory: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty times the rates for a tenth of the steps, then an exponential fall until six tenths."""
+
+    def told(params: SubRNN, rule: Rule, grids: State, xs: jax.Array, es: jax.Array, ticks: int) -> tuple:
+        rates = {"weight": jnp.float32(rule.rate), "bias": jnp.float32(rule.bias_rate)}
+        return sum(array.sum() for array in jax.tree.leaves(params)), (grids, rates)
+
+    monkeypatch.setattr(clone, "cloning_loss", told)
+    monkeypatch.setattr(clone, "CHUNK", 1)
+    recorder = memory()
+    config = Clone(units=4, iterations=20, grids=1, inputs=2, outputs=2, rate=0.01, bias_rate=0.001, eased=30.0)
+    clone.train(config, [0], recorder)
+    weight, bias = (np.ravel([line[name] for _, line in recorder.lines]) for name in ("weight", "bias"))
+    np.testing.assert_allclose(weight[:3], 0.3, rtol=1e-5)
+    assert weight[7] == pytest.approx(0.01 * 30**0.5, rel=1e-5)
+    assert (np.diff(weight[2:13]) < 0).all()
+    np.testing.assert_allclose(weight[12:], 0.01, rtol=1e-5)
+    np.testing.assert_allclose(bias, weight / 10, rtol=1e-5)
+
+
+def test_weight_and_bias_are_kept_and_other_cells_forget(x64: None) -> None:
+    """With zero parameters a tick writes nothing: two cells stay as they are, the others are halved."""
+    params = jax.tree.map(jnp.zeros_like, init_sub_rnn(jax.random.key(0), 5, 2))
+    state = State(jnp.zeros((5, 1, 2, 3)), jnp.ones((5, 1, 2, 3)))
+    c = cloning.forward_phase(params, state, jnp.ones((1, 3)), 1)[0].c
+    np.testing.assert_allclose(c[:2], 1, atol=1e-6)
+    np.testing.assert_allclose(c[2:], 0.5, atol=1e-12)
+
+
 def test_cloning_learns_and_resumes_bit_by_bit(memory: type) -> None:
     """A short training lowers the loss; stopped and started again it ends with the same parameters."""
-    config = Clone(units=8, iterations=500, grids=4, inputs=4, outputs=4)
+    config = Clone(units=8, iterations=500, eased=1.0, grids=4, inputs=4, outputs=4)
     whole = memory()
     first = clone.train(config, [0, 1], whole)
     losses = np.array([line["loss"] for _, line in whole.lines])
