@@ -66,7 +66,7 @@ def fresh(w: Float[Array, "..."], b: Float[Array, "..."], units: int) -> State:
 def gate_offsets(units: int) -> GateOffsets:
     """Weight and bias are kept and little is written to them; all other cells are open and soon forget.
 
-    A product of input and error is formed in those: with the published offsets, or with others that are kept, it is
+    A product of input and error is formed in those: with the published offsets, or if they are kept as well, it is
     learned late or never.
     """
     holds = jnp.arange(units) <= BIAS
@@ -109,9 +109,9 @@ def cloning_loss(
 ) -> tuple[Float[Array, ""], tuple[State, dict[str, Array]]]:
     """How far grids of synapses are from backpropagation, over U examples one after the other.
 
-    Targets come from the weights that the synapses hold themselves. Errors of changes are relative to the rate and to
-    the size of e. What nodes hear counts as well, the sum over a node's synapses divided by the root of their number:
-    errors that many synapses share add up in a network.
+    Targets come from the weights that the synapses hold themselves. Errors of changes are relative to the rule's rate
+    and to the size of e. What nodes hear counts as well, the sum over a node's synapses divided by the root of their
+    number: errors that many synapses share add up in a network.
     """
     weight, bias = (
         rule.rate,

@@ -167,11 +167,11 @@ class Clone:
     signals: Literal["random", "mnist"] = "random"
     """Inputs and errors of training: normal numbers, or pixels of MNIST with errors of a softmax."""
     rate: float = 0.01
-    """Learning rate of the gradient descent that is cloned (ours; the paper's is not known)."""
+    """Learning rate of the gradient descent that is cloned, in the end (ours; the paper's is not known)."""
     bias_rate: float = 0.000625
     """That of biases: every synapse has one, so that a node's bias learns as fast as all of them together."""
     units: int = 32
-    """N of a sub-RNN (ours; 16 learn the product of input and error too slowly)."""
+    """N of a sub-RNN (ours; 16 learned the product of input and error too slowly when no rate was eased)."""
     ticks: int = 2
     """Ticks with the input, and as many with input and error."""
     iterations: int = 10_000

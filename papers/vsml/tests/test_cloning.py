@@ -137,9 +137,10 @@ def test_weight_and_bias_are_kept_and_other_cells_forget(x64: None) -> None:
     np.testing.assert_allclose(c[2:], 0.5, atol=1e-12)
 
 
-def test_cloning_learns_and_resumes_bit_by_bit(memory: type) -> None:
+@pytest.mark.parametrize("eased", [1.0, 30.0])
+def test_cloning_learns_and_resumes_bit_by_bit(memory: type, eased: float) -> None:
     """A short training lowers the loss; stopped and started again it ends with the same parameters."""
-    config = Clone(units=8, iterations=500, eased=1.0, grids=4, inputs=4, outputs=4)
+    config = Clone(units=8, iterations=500, eased=eased, grids=4, inputs=4, outputs=4)
     whole = memory()
     first = clone.train(config, [0, 1], whole)
     losses = np.array([line["loss"] for _, line in whole.lines])
