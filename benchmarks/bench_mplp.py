@@ -36,7 +36,7 @@ def meta_step(config: object, steps: int, repeats: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    from common.loop_jax import batch_seeds
+    from common.train.jax import batch_seeds
     from papers.mplp.meta_train import begin, meta_step
 
     state = batch_seeds(lambda key: begin(config, None, key), [0])
@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from common.device import set_threads
+    from common.run.device import set_threads
 
     set_threads(1)
     from papers.mplp.released import FILES

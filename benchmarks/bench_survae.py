@@ -52,7 +52,7 @@ class Clock:
 
 def measure(model: str, density: str, seeds: int, steps: int) -> list[float]:
     """Model-steps a second of each chunk of one process."""
-    from common.device import set_threads
+    from common.run.device import set_threads
 
     set_threads(1)
     from papers.survae.config import Toy

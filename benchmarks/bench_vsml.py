@@ -93,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from common.device import set_threads
+    from common.run.device import set_threads
 
     set_threads(1)
     flops, bandwidth = roof(options.repeats)

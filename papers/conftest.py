@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import jax
 import pytest
-
-from common.testing import Memory
+from memory_recorder import Memory
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import common
-from common import experiment
+from common.run import command as experiment
 
 pytest.register_assert_rewrite("toy")
 from toy import FILES, Toy  # noqa: E402

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoint
+from common.run import checkpoint
 
 
 class FolderRecorder:

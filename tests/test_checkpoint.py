@@ -21,9 +21,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.checkpoint import load, save
 from common.errors import RefigureError
-from common.trees import flatten, flatten_jax, unflatten, unflatten_jax
+from common.run.checkpoint import load, save
+from common.train.trees import flatten, flatten_jax, unflatten, unflatten_jax
 
 ARRAYS = {
     "weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import Toy
 
-from common import atomic, claims
-from common.claims import Claim, Judged, _Found, evaluate, judge, load, regressions
-from common.config import build
+from common import atomic
 from common.errors import RefigureError
 from common.report import gallery
+from common.room.config import build
+from common.verdict import claims
+from common.verdict.claims import Claim, Judged, _Found, evaluate, judge, load, regressions
 
 BASE = {
     "id": "C",

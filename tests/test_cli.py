@@ -14,9 +14,10 @@ import pytest
 import yaml
 from toy import Toy, fault_of
 
-from common import runs, spec
 from common.cli import main
-from common.config import canonical
+from common.room import spec
+from common.room.config import canonical
+from common.run import record as runs
 
 FIELDS = [
     "id", "paper", "statement", "headline", "kind", "published", "published_error", "source", "provenance", "ours",
@@ -195,13 +196,13 @@ def test_explain_names_what_changed(toy: Toy, refigure: Refigure) -> None:
         'plain: {title: "p", config: {rate: 0.2}}\n      m',
     )
     toy.edit("papers/toy_paper/method.py", "return 2", "return 2.5")
-    toy.edit("papers/toy_paper/main.py", "import time", "import time\nfrom common.seeding import numpy_rng")
+    toy.edit("papers/toy_paper/main.py", "import time", "import time\nfrom common.train.seeding import numpy_rng")
     toy.edit("papers/toy_paper/figures.py", '"""Nothing."""', "return 1")
     out = refigure("explain", "toy_paper")[1].splitlines()
     again = next(number for number, line in enumerate(out) if f"runs again; against {run.folder.name}:" in line)
     expected = [
         "  config rate: 0.1 -> 0.2",
-        "  code common/seeding.py: now imported",
+        "  code common/train/seeding.py: now imported",
         "  code papers/toy_paper/main.py: <module> changed",
         "  code papers/toy_paper/method.py: slope changed",
     ]

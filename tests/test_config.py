@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import common
-from common import spec
-from common.config import build, canonical, json_schema, override, parse_scalar, read_yaml, to_dict
 from common.errors import RefigureError
 from common.report import schemas
+from common.room import spec
+from common.room.config import build, canonical, json_schema, override, parse_scalar, read_yaml, to_dict
 
 HOME = Path(common.__file__).resolve().parents[1]
 

@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import device, timing
+from common import timing
 from common.errors import RefigureError
-from common.seeding import deterministic, jax_key, numpy_rng, torch_generator
+from common.run import device
+from common.train.seeding import deterministic, jax_key, numpy_rng, torch_generator
 
 PARTS = st.lists(st.one_of(st.integers(-(2**70), 2**70), st.text(max_size=4)), max_size=3).map(tuple)
 
@@ -170,7 +171,7 @@ def test_compiled_programs_are_kept_for_later_processes(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from common.device import keep_compiled
+from common.run.device import keep_compiled
 keep_compiled(Path(sys.argv[1]))
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from toy import Toy
 
 import common
-from common import digest, spec
-from common.digest import closure, code_digest, code_manifest
 from common.errors import RefigureError
+from common.room import digest, spec
+from common.room.digest import closure, code_digest, code_manifest
 
 HOME = Path(common.__file__).resolve().parents[1]
 
@@ -262,9 +262,9 @@ def test_every_python_agrees(tmp_path: Path) -> None:
     tree(tmp_path, {"papers/x/odd.py": odd})
     program = (
         f"import sys; sys.path.insert(0, {str(HOME)!r}); sys.dont_write_bytecode = True\n"
-        "from pathlib import Path; from common.digest import code_digest, code_manifest\n"
+        "from pathlib import Path; from common.room.digest import code_digest, code_manifest\n"
         f"for root, name in (({str(tmp_path)!r}, 'papers.x.main'), ({str(tmp_path)!r}, 'papers.x.odd'),"
-        f" ({str(HOME)!r}, 'common.experiment'), ({str(HOME)!r}, 'papers.survae.toy')):\n"
+        f" ({str(HOME)!r}, 'common.run.command'), ({str(HOME)!r}, 'papers.survae.toy')):\n"
         "    print(code_digest(code_manifest(Path(root), name)))\n"
     )
     answers = {

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from common.errors import RefigureError
-from common.evolution import OpenES, Params, State, centred_ranks, raw, standardised_ranks
+from common.train.evolution import OpenES, Params, State, centred_ranks, raw, standardised_ranks
 
 KEY = jax.random.key(0)
 CENTRE = {"w": jnp.array([[0.3, -1.0], [2.0, 0.5]]), "b": jnp.array([0.1])}

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import Toy, fault_of
 
-from common import experiment, runs, spec
 from common.errors import RefigureError
-from common.identity import Identity
+from common.room import spec
+from common.room.identity import Identity
+from common.run import command as experiment
+from common.run import record as runs
 
 SAMPLE = Identity("paper", "main", "plain", {"rate": 0.1, "steps": 3}, (0, 1), {"mnist": {"a.gz": "ff"}}, "c0de")
 

@@ -15,9 +15,9 @@ import pytest
 from recorders import FolderRecorder, Interrupt, InterruptedRecorder
 
 from common.errors import RefigureError
-from common.loop_jax import batch_seeds, batch_step, scan_train, shard
-from common.seeding import jax_key, numpy_rng
-from common.trees import flatten_jax
+from common.train.jax import batch_seeds, batch_step, scan_train, shard
+from common.train.seeding import jax_key, numpy_rng
+from common.train.trees import flatten_jax
 
 OPTIMISER = optax.adam(3e-2)
 INPUTS = jnp.asarray(numpy_rng(0, "inputs").normal(size=(64, 2)), jnp.float32)

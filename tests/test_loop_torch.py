@@ -21,9 +21,9 @@ from torch.func import functionalize, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from common.errors import RefigureError
-from common.gradient_torch import SHAPES, clean
-from common.loop_torch import Members, adam, batch_seeds, captured_gradient, train
-from common.seeding import torch_generator
+from common.train.gradient_torch import SHAPES, clean
+from common.train.loop_torch import Members, adam, batch_seeds, captured_gradient, train
+from common.train.seeding import torch_generator
 
 torch.set_num_threads(1)
 SEEDS = [0, 1, 2]

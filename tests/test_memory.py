@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from common.memory import reuse_memory
+from common.run.memory import reuse_memory
 
 if sys.argv[1] == "reuse":
     reuse_memory()

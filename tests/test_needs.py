@@ -14,17 +14,20 @@ from hypothesis import strategies as st
 from rooms import ROOM, Repository, built_repository, copy_of, idle, jobs
 from toy import Toy, fault_of
 
-from common import checkpoint, claims, runs, spec
 from common.cli.explain import explain_paper, explain_run
 from common.cli.imports import import_all
 from common.cli.status import superfluous, survey
-from common.config import canonical
 from common.errors import RefigureError
-from common.identity import Deviation, Identity
+from common.room import spec
+from common.room.config import canonical
+from common.room.identity import Deviation, Identity
+from common.run import checkpoint
+from common.run import record as runs
+from common.verdict import claims
 
 SECOND = '''"""Goes on from where the descent ended."""
 
-from common.recorder import Outcome
+from common.train.recorder import Outcome
 from papers.toy_paper.config import Descent
 
 
@@ -318,7 +321,7 @@ def test_the_price_of_a_claim_has_the_needed_runs(pair: Toy) -> None:
 
 ROOM_SECOND = f'''"""Goes on from where the line fit ended."""
 
-from common.recorder import Outcome
+from common.train.recorder import Outcome
 from papers.{ROOM}.config import Main
 
 

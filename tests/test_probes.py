@@ -7,8 +7,8 @@ from scipy.optimize import minimize
 from torch.nn import functional as F
 
 from common.errors import RefigureError
-from common.probes import choose, fit_logistic, fit_minibatch, fit_ridge, knn_predict, strengths
-from common.seeding import numpy_rng, torch_generator
+from common.train.probes import choose, fit_logistic, fit_minibatch, fit_ridge, knn_predict, strengths
+from common.train.seeding import numpy_rng, torch_generator
 
 
 def blobs(name: str, n: int = 300, d: int = 5, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -18,10 +18,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from toy import Toy, fault_of
 
-from common import checkpoint, experiment, runs
 from common.errors import RefigureError
-from common.progress import Progress
-from common.recorder import Outcome
+from common.run import checkpoint
+from common.run import command as experiment
+from common.run import record as runs
+from common.run.progress import Progress
+from common.train.recorder import Outcome
 
 SMALL = ("--seeds", "0,1", "--set", "steps=3", "--checkpoint-every", "0")
 

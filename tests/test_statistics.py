@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from common.statistics import compare, mean_interval, prediction_margin
+from common.verdict.statistics import compare, mean_interval, prediction_margin
 
 values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=6)
 

@@ -73,7 +73,7 @@ def test_edits_without_meaning_build_nothing(room: Repository):
     room.room("main.py", '"""Train one model per seed', '"""In other words: train one model per seed')
     room.room("main.py", "    def update(", "\n    # A remark.\n    def update(")
     room.room("figures.py", '"""Training error against steps', '"""Errors against steps')
-    for name in ("common/loop_jax.py", "common/runs.py", "common/report/theme.py", "common/spec.py"):
+    for name in ("common/train/jax.py", "common/run/record.py", "common/report/theme.py", "common/room/spec.py"):
         path = room.root / name
         path.write_text('"""Other words."""\n' + path.read_text().partition('"""\n')[2] + "\n\n# A remark.\n")
     for name in ("Snakefile", "workflow/rules/runs.smk", "workflow/lib/planning.py"):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import experiment, runs, spec
+from common.room import spec
+from common.run import command as experiment
+from common.run import record as runs
 
 METHOD = '''
 """Noisy gradient descent on a parabola; every fault that a test needs is a setting."""
@@ -19,7 +21,7 @@ import time
 import numpy as np
 
 from common.errors import RefigureError
-from common.recorder import Outcome
+from common.train.recorder import Outcome
 from papers.toy_paper.config import Descent
 from papers.toy_paper.method import slope
 
@@ -58,7 +60,7 @@ FILES = {
     "papers/__init__.py": "",
     "papers/toy_paper/__init__.py": '"""A toy."""\n',
     "papers/toy_paper/__main__.py": (
-        'import sys\n\nfrom common.experiment import main\n\nif __name__ == "__main__":\n'
+        'import sys\n\nfrom common.run.command import main\n\nif __name__ == "__main__":\n'
         '    sys.exit(main("toy_paper"))\n'
     ),
     "papers/toy_paper/method.py": (

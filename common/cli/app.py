@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common import spec
-from common.config import to_dict
 from common.errors import RefigureError
+from common.room import spec
+from common.room.config import to_dict
 
 __all__ = ["app"]
 
@@ -104,9 +104,9 @@ def diff(
     rev: Annotated[str | None, typer.Option(help="Compare with the verdicts committed at this git revision.")] = None,
 ) -> None:
     """Published against ours. Exits with 1 when a claim that once matched no longer does."""
-    from common import claims
     from common.cli.history import committed_verdicts
     from common.report.page import number
+    from common.verdict import claims
 
     fallen: list[tuple[Any, str]] = []
     judged = []

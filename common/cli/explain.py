@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common import runs, spec
 from common.errors import RefigureError
-from common.spec import SCALES, PlannedRun, ScaleName
+from common.room import spec
+from common.room.spec import SCALES, PlannedRun, ScaleName
+from common.run import record as runs
 
 __all__ = ["differences", "explain_paper", "explain_run"]
 

@@ -4,8 +4,8 @@ import json
 import subprocess
 from typing import Any
 
-from common import spec
 from common.errors import RefigureError
+from common.room import spec
 
 __all__ = ["committed_verdicts"]
 

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common import runs, spec
 from common.errors import RefigureError
+from common.room import spec
+from common.run import record as runs
 
 __all__ = ["import_all"]
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 
-from common import atomic, spec
+from common import atomic
 from common.errors import RefigureError
+from common.room import spec
 
 __all__ = ["make_room"]
 

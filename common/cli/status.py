@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import runs, spec
-from common.spec import SCALES, PlannedRun, ScaleName
+from common.room import spec
+from common.room.spec import SCALES, PlannedRun, ScaleName
+from common.run import record as runs
 
 __all__ = ["Line", "estimate", "superfluous", "survey"]
 
@@ -39,7 +40,7 @@ def survey(paper: str) -> Iterator[Line]:
 
 def estimate(missing: Sequence[PlannedRun]) -> tuple[str, str]:
     """Time that runs would take on this machine, and the memory of as many as run at once; in words."""
-    from common.device import calibrate, cores
+    from common.run.device import calibrate, cores
 
     if not missing:
         return "–", "–"

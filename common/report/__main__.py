@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from common import spec
 from common.errors import RefigureError, suggest
 from common.report.build import build
+from common.room import spec
 
 
 def main() -> int:

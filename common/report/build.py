@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import atomic, claims, runs, spec
-from common.claims import Judged
-from common.config import to_dict
+from common import atomic
 from common.errors import RefigureError
 from common.report import theme
 from common.report.inputs import published_runs
 from common.report.page import render
-from common.spec import Paper, PlannedRun, ScaleName
+from common.room import spec
+from common.room.config import to_dict
+from common.room.spec import Paper, PlannedRun, ScaleName
+from common.run import record as runs
+from common.verdict import claims
+from common.verdict.claims import Judged
 
 __all__ = ["build"]
 

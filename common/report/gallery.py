@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common import atomic, spec
-from common.claims import Judged
-from common.config import build as built
+from common import atomic
 from common.errors import RefigureError
 from common.report.inputs import FORMATS
 from common.report.page import number, render
+from common.room import spec
+from common.room.config import build as built
+from common.verdict.claims import Judged
 
 __all__ = ["build"]
 

@@ -2,10 +2,12 @@
 
 import hashlib
 
-from common import claims, runs, spec
-from common.config import canonical, to_dict
-from common.digest import code_digest, code_manifest
-from common.spec import PlannedRun, ScaleName
+from common.room import spec
+from common.room.config import canonical, to_dict
+from common.room.digest import code_digest, code_manifest
+from common.room.spec import PlannedRun, ScaleName
+from common.run import record as runs
+from common.verdict import claims
 
 __all__ = ["FORMATS", "digest_of_drawing", "output_names", "published_runs"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from common.claims import Judged
+from common.verdict.claims import Judged
 
 __all__ = ["render"]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import atomic
-from common.claims import Claim
-from common.config import json_schema
-from common.spec import Paper
+from common.room.config import json_schema
+from common.room.spec import Paper
+from common.verdict.claims import Claim
 
 __all__ = ["texts", "write"]
 

@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from scipy.optimize import isotonic_regression
 
-from common.claims import load
 from common.report.theme import PALETTE, Drawing
 from common.report.theme import PUBLISHED as OPEN
-from common.runs import FinishedRun
-from common.statistics import mean_interval
+from common.run.record import FinishedRun
+from common.verdict.claims import load
+from common.verdict.statistics import mean_interval
 
 __all__ = ["accuracy", "activations", "meta_training", "oracles", "order", "readings", "representations", "sparsity"]
 

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from common.config import build
 from common.errors import RefigureError
-from common.loop_jax import batch_seeds
-from common.recorder import Outcome, Recorder
-from common.seeding import jax_key, numpy_rng
-from common.trees import unflatten_jax
+from common.room.config import build
+from common.train.jax import batch_seeds
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import jax_key, numpy_rng
+from common.train.trees import unflatten_jax
 from papers.anml import omniglot
 from papers.anml.analyses import active_fraction, dead_fraction, knn_accuracy, principal_components, relative_drop
 from papers.anml.config import MetaTest, MetaTrain
@@ -27,7 +27,7 @@ from papers.anml.networks import Conv, Dense, init_dense, trunk
 from papers.anml.omniglot import DRAWINGS, LEARNED
 
 if TYPE_CHECKING:
-    from common.runs import FinishedRun
+    from common.run.record import FinishedRun
 
 __all__ = ["train"]
 

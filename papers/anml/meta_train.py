@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int32
 
-from common.loop_jax import batch_seeds, batch_step, scan_train
-from common.recorder import Outcome, Recorder
-from common.trees import flatten_jax
+from common.train.jax import batch_seeds, batch_step, scan_train
+from common.train.recorder import Outcome, Recorder
+from common.train.trees import flatten_jax
 from papers.anml import omniglot
 from papers.anml.config import MetaTrain
 from papers.anml.meta_learning import (

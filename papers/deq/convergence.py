@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.config import build as build_config
-from common.device import torch_device
-from common.recorder import Outcome, Recorder
-from common.seeding import numpy_rng, torch_generator
+from common.room.config import build as build_config
+from common.run.device import torch_device
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import numpy_rng, torch_generator
 from papers.deq import solvers
 from papers.deq.config import Convergence, CopyMemory
 from papers.deq.copy_memory import cross_entropy
@@ -21,7 +21,7 @@ from papers.deq.tasks import draw_copies
 from papers.deq.training import initialised
 
 if TYPE_CHECKING:
-    from common.runs import FinishedRun
+    from common.run.record import FinishedRun
 
 __all__ = ["train"]
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.device import torch_device
-from common.recorder import Outcome, Recorder
-from common.seeding import numpy_rng
+from common.run.device import torch_device
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import numpy_rng
 from papers.deq.config import CopyMemory
 from papers.deq.implicit import Equilibrium, jacobian_penalty
 from papers.deq.models import CopyTransformer, Output, build, spent

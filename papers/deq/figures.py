@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from common.claims import load
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.runs import FinishedRun
+from common.run.record import FinishedRun
+from common.verdict.claims import load
 from papers.deq.regression import REACH, curve
 from papers.deq.tasks import chance
 

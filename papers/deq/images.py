@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import data
-from common.device import torch_device
-from common.recorder import Outcome, Recorder
-from common.seeding import numpy_rng, torch_generator
+from common.run.device import torch_device
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import numpy_rng, torch_generator
 from papers.deq.cells import ConvCell, MultiscaleCell
 from papers.deq.config import Images
 from papers.deq.implicit import Equilibrium, jacobian_penalty

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import data
-from common.device import torch_device
 from common.errors import RefigureError
-from common.recorder import Outcome, Recorder
+from common.run.device import torch_device
+from common.train.recorder import Outcome, Recorder
 from papers.deq.cells import TransformerCell, TrellisCell, frozen_dropout
 from papers.deq.config import Language
 from papers.deq.implicit import Equilibrium, jacobian_penalty

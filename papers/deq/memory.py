@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.device import torch_device
-from common.recorder import Outcome, Recorder
+from common.run.device import torch_device
+from common.train.recorder import Outcome, Recorder
 from papers.deq.cells import ConvCell, TransformerCell
 from papers.deq.config import Memory
 from papers.deq.implicit import implicit, unrolled

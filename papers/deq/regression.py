@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.device import torch_device
-from common.recorder import Outcome, Recorder
-from common.seeding import numpy_rng
+from common.run.device import torch_device
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import numpy_rng
 from papers.deq.config import Regression
 from papers.deq.implicit import Equilibrium, implicit, jacobian_penalty, spectral_radius
 from papers.deq.solvers import DivergedError, Function, anderson, fixed_point

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import RefigureError
-from common.recorder import Recorder
-from common.seeding import torch_generator
-from common.trees import flatten, unflatten
+from common.train.recorder import Recorder
+from common.train.seeding import torch_generator
+from common.train.trees import flatten, unflatten
 from papers.deq.implicit import Equilibrium
 from papers.deq.models import spent
 

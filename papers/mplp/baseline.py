@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from common.recorder import Outcome, Recorder
+from common.train.recorder import Outcome, Recorder
 from papers.mplp.config import Baseline
 from papers.mplp.evaluation import Learner, Setting, lifetimes, measure_lifetimes
 from papers.mplp.network import Layer, Spec, elementwise_loss, init_network, predict

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import jax
 from jaxtyping import Array
 
-from common.config import build
 from common.errors import RefigureError
-from common.recorder import Outcome, Recorder
-from common.trees import unflatten_jax
+from common.room.config import build
+from common.train.recorder import Outcome, Recorder
+from common.train.trees import unflatten_jax
 from papers.mplp.config import Evaluate, MetaTrain, check_sizes
 from papers.mplp.evaluation import Learner, Setting, measure_lifetimes
 from papers.mplp.lifetime import live
@@ -18,7 +18,7 @@ from papers.mplp.meta_train import Learned, spec_of, untrained
 from papers.mplp.network import Layer, init_network
 
 if TYPE_CHECKING:
-    from common.runs import FinishedRun
+    from common.run.record import FinishedRun
 
 __all__ = ["deepen", "measure", "train"]
 

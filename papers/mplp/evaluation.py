@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from common.recorder import Outcome, Recorder
-from common.seeding import jax_key
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import jax_key
 from papers.mplp import tasks
 from papers.mplp.config import TaskName
 from papers.mplp.lifetime import mean_loss

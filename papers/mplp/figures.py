@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from common.claims import load
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.runs import FinishedRun
+from common.run.record import FinishedRun
+from common.verdict.claims import load
 from papers.mplp.tasks import GRID
 
 __all__ = ["horizon", "initial_network", "losses", "meta_training", "mnist", "own", "predictions", "transfer"]

@@ -7,8 +7,8 @@ import jax
 import optax
 from jaxtyping import Array, Int32
 
-from common.loop_jax import batch_seeds, batch_step, scan_train
-from common.recorder import Outcome, Recorder
+from common.train.jax import batch_seeds, batch_step, scan_train
+from common.train.recorder import Outcome, Recorder
 from papers.mplp import tasks
 from papers.mplp.baseline import descend
 from papers.mplp.config import Maml

@@ -8,9 +8,9 @@ import jax
 import optax
 from jaxtyping import Array, Int32
 
-from common.loop_jax import batch_seeds, batch_step, scan_train
-from common.recorder import Outcome, Recorder
-from common.trees import flatten_jax
+from common.train.jax import batch_seeds, batch_step, scan_train
+from common.train.recorder import Outcome, Recorder
+from common.train.trees import flatten_jax
 from papers.mplp import tasks
 from papers.mplp.agents import Stateless
 from papers.mplp.config import MetaTrain

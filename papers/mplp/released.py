@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import RefigureError
-from common.recorder import Outcome, Recorder
+from common.train.recorder import Outcome, Recorder
 from papers.mplp.agents import GRU, MLP, Standardiser, Stateless
 from papers.mplp.config import MetaTrain, Released
 from papers.mplp.evaluate import measure

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from common.claims import load
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.runs import FinishedRun
-from common.seeding import numpy_rng
-from common.statistics import mean_interval
+from common.run.record import FinishedRun
+from common.train.seeding import numpy_rng
+from common.verdict.claims import load
+from common.verdict.statistics import mean_interval
 from papers.survae.densities import DENSITIES
 
 __all__ = ["figure4", "likelihoods", "seeds"]

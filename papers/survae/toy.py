@@ -12,10 +12,10 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from common.errors import RefigureError
-from common.loop_jax import batch_seeds, scan_train
-from common.recorder import Outcome, Recorder
-from common.seeding import jax_key, numpy_rng
-from common.trees import flatten_jax
+from common.train.jax import batch_seeds, scan_train
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import jax_key, numpy_rng
+from common.train.trees import flatten_jax
 from papers.survae.config import Toy
 from papers.survae.densities import DENSITIES, Density
 from papers.survae.flow import Flow

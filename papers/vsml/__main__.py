@@ -2,7 +2,7 @@
 
 import sys
 
-from common.experiment import main
+from common.run.command import main
 
 if __name__ == "__main__":
     sys.exit(main("vsml"))

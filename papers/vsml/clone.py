@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int32
 
-from common.loop_jax import batch_seeds, batch_step, scan_train
-from common.recorder import Outcome, Recorder
-from common.trees import flatten_jax
+from common.train.jax import batch_seeds, batch_step, scan_train
+from common.train.recorder import Outcome, Recorder
+from common.train.trees import flatten_jax
 from papers.vsml import tasks
 from papers.vsml.cloning import Rule, cloning_loss, draw_signals, draw_weights, fresh
 from papers.vsml.config import Clone

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from common.recorder import Outcome, Recorder
+from common.train.recorder import Outcome, Recorder
 from papers.vsml import tasks
 from papers.vsml.baselines import init_perceptron, online_descent
 from papers.vsml.config import Descent

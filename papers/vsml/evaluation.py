@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from common.seeding import jax_key
+from common.train.seeding import jax_key
 from papers.vsml import tasks
 from papers.vsml.config import TaskName
 from papers.vsml.learners import Learn

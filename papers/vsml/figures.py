@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from common.claims import load
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.runs import FinishedRun
-from common.spec import resolve
-from common.statistics import mean_interval
+from common.room.spec import resolve
+from common.run.record import FinishedRun
+from common.verdict.claims import load
+from common.verdict.statistics import mean_interval
 
 __all__ = [
     "ablations",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.config import build
 from common.errors import RefigureError
-from common.recorder import Outcome, Recorder
-from common.trees import unflatten_jax
+from common.room.config import build
+from common.train.recorder import Outcome, Recorder
+from common.train.trees import unflatten_jax
 from papers.vsml import tasks
 from papers.vsml.config import MetaTest, MetaTrain, TaskName
 from papers.vsml.evaluation import Stream, condition, cumulative, seen_again, summarise, watch
@@ -19,7 +19,7 @@ from papers.vsml.learners import OUTPUTS, Learn, make_learner, vsml_learner
 from papers.vsml.meta_train import untrained
 
 if TYPE_CHECKING:
-    from common.runs import FinishedRun
+    from common.run.record import FinishedRun
 
 __all__ = ["measure_streams", "train"]
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Int32
 
-from common.evolution import OpenES, Params, State, raw
-from common.loop_jax import batch_seeds, scan_train, shard
-from common.recorder import Outcome, Recorder
-from common.seeding import jax_key
-from common.trees import flatten_jax
+from common.train.evolution import OpenES, Params, State, raw
+from common.train.jax import batch_seeds, scan_train, shard
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import jax_key
+from common.train.trees import flatten_jax
 from papers.vsml import tasks
 from papers.vsml.config import MetaTrain
 from papers.vsml.learners import OUTPUTS, Learner, make_learner

@@ -10,18 +10,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from common.config import build
-from common.loop_jax import batch_seeds
-from common.recorder import Outcome, Recorder
-from common.seeding import jax_key
-from common.trees import unflatten_jax
+from common.room.config import build
+from common.train.jax import batch_seeds
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import jax_key
+from common.train.trees import unflatten_jax
 from papers.vsml import tasks
 from papers.vsml.clone import init_clone
 from papers.vsml.cloning import Rule, descend_online, unroll
 from papers.vsml.config import Clone, TaskName, Unroll
 
 if TYPE_CHECKING:
-    from common.runs import FinishedRun
+    from common.run.record import FinishedRun
 
 __all__ = ["train"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from common import spec
 from common.errors import RefigureError, suggest
 from common.report.inputs import digest_of_drawing, output_names
+from common.room import spec
 
 __all__ = [
     "checked",

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from memory_recorder import Memory
 
-from common.config import to_dict
 from common.errors import RefigureError
-from common.recorder import Outcome
-from common.seeding import jax_key
-from common.testing import Memory
-from common.trees import flatten_jax, unflatten_jax
+from common.room.config import to_dict
+from common.train.recorder import Outcome
+from common.train.seeding import jax_key
+from common.train.trees import flatten_jax, unflatten_jax
 from papers.anml import meta_test, meta_train, omniglot
 from papers.anml.config import MetaTest, MetaTrain
 from papers.anml.meta_learning import Learner

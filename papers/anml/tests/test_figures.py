@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from common.report import theme
-from common.runs import FinishedRun, Identity
-from common.statistics import mean_interval
+from common.run.record import FinishedRun, Identity
+from common.verdict.statistics import mean_interval
 from papers.anml import figures
 
 FEW, MANY = (10, 50, 100, 200), (10, 50, 75, 100, 150, 200, 300, 400, 500, 600)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import golden_files
 
-from common.golden import golden_files
 from papers.anml import omniglot
 from papers.anml.continual import Course, _advance, learn
 from papers.anml.meta_learning import (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import to_dict
 from common.errors import RefigureError
+from common.room.config import to_dict
 from papers.deq import convergence, copy_memory, memory, regression
 from papers.deq.config import Convergence, CopyMemory, Memory, Regression
 from papers.deq.models import HIDDEN, build

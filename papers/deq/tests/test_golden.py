@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import golden_files
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from common.golden import golden_files
 from papers.deq.cells import ConvCell, MultiscaleCell, TransformerCell, TrellisCell
 from papers.deq.implicit import implicit, jacobian_penalty, spectral_radius
 from papers.deq.solvers import Function, anderson, broyden, fixed_point

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from common import data, spec
+from common import data
 from common.data.store import Split
 from common.errors import RefigureError
+from common.room import spec
 from papers.deq import language
 from papers.deq.config import Language
 from papers.deq.language import LanguageModel, perplexity, segments, streams

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.config import to_dict
 from common.errors import RefigureError
+from common.room.config import to_dict
 from papers.mplp import baseline, evaluate, maml, meta_train, released, tasks
 from papers.mplp.config import Baseline, Evaluate, Maml, MetaTrain, Released
 from papers.mplp.evaluation import Learner, Setting, lifetimes
@@ -80,7 +80,7 @@ def test_frozen_messages_stay_and_count_nothing(memory: type) -> None:
 
 
 def meta_train_key(seed: int) -> jax.Array:
-    from common.seeding import jax_key
+    from common.train.seeding import jax_key
 
     return jax_key(seed)
 

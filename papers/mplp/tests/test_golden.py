@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import golden_files
 
-from common.golden import golden_files
 from papers.mplp import released
 from papers.mplp.agents import Standardiser, gru, measure
 from papers.mplp.lifetime import collect_statistics, live, mean_loss, meta_loss

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import golden_files
 
-from common.golden import golden_files
 from papers.survae.bijections import (
     ActNorm,
     Affine,

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from memory_recorder import Memory
 
-from common.recorder import Outcome
-from common.seeding import numpy_rng
-from common.testing import Memory
+from common.train.recorder import Outcome
+from common.train.seeding import numpy_rng
 from papers.survae.config import Toy
 from papers.survae.densities import DENSITIES
 from papers.survae.toy import EXTENT, TAIL, _asymmetry, _quadrature, _share_outside, train

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.config import to_dict
 from common.errors import RefigureError
-from common.evolution import OpenES, Params, raw
+from common.room.config import to_dict
+from common.train.evolution import OpenES, Params, raw
 from papers.vsml import descent, meta_test, meta_train, tasks, unroll
 from papers.vsml.clone import init_clone
 from papers.vsml.config import Clone, Descent, MetaTest, MetaTrain, Unroll

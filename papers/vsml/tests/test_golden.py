@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import golden_files
 
-from common.evolution import OpenES, Params, raw
-from common.golden import golden_files
+from common.train.evolution import OpenES, Params, raw
 from papers.vsml.baselines import (
     FastWeightMemory,
     Hebbian,

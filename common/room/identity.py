@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config import canonical, to_dict
+from common.room.config import canonical, to_dict
 
 __all__ = ["Deviation", "Identity"]
 
@@ -45,7 +45,7 @@ class Identity:
     data: Mapping[str, Mapping[str, str]]
     """Data set to file to checksum."""
     code: str
-    """Digest of the import closure, see `common.digest`."""
+    """Digest of the import closure, see `common.room.digest`."""
     needs: str = ""
     """The run that it begins from, `<experiment>/<variant>/<seeds>-<key>` of the same paper; empty: none."""
 

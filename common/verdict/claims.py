@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common import runs, spec
-from common.config import build, read_yaml
 from common.errors import RefigureError, suggest
-from common.spec import SCALES, PlannedRun, ScaleName
-from common.statistics import compare, mean_interval, prediction_margin
+from common.room import spec
+from common.room.config import build, read_yaml
+from common.room.spec import SCALES, PlannedRun, ScaleName
+from common.run import record as runs
+from common.verdict.statistics import compare, mean_interval, prediction_margin
 
 __all__ = ["GOOD", "Claim", "Judged", "evaluate", "judge", "load", "regressions"]
 

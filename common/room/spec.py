@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common import data
-from common.config import build, override, read_yaml, to_dict
-from common.digest import code_digest, code_manifest
 from common.errors import RefigureError, suggest
-from common.identity import Deviation, Identity
+from common.room.config import build, override, read_yaml, to_dict
+from common.room.digest import code_digest, code_manifest
+from common.room.identity import Deviation, Identity
 
 __all__ = [
     "SCALES",
@@ -45,7 +45,7 @@ class Expected:
     memory: int
     """Peak resident memory, MB."""
     gflops: float
-    """Speed of the machine it was measured on, as `common.device.calibrate` gives it."""
+    """Speed of the machine it was measured on, as `common.run.device.calibrate` gives it."""
     machine: str
     """That machine, in words."""
 
@@ -221,7 +221,7 @@ def root() -> Path:
     for folder in (here, *here.parents):
         if (folder / "papers").is_dir() and (folder / "common").is_dir() and (folder / "Snakefile").is_file():
             return folder
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def papers() -> list[str]:

@@ -14,9 +14,13 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
-from common import atomic, runs, spec
+from common import atomic
 from common.data import cache_folder
-from common.device import (
+from common.errors import RefigureError, suggest
+from common.room import spec
+from common.room.spec import SCALES, PlannedRun
+from common.run import record as runs
+from common.run.device import (
     choose_device,
     describe,
     device_name,
@@ -25,11 +29,9 @@ from common.device import (
     set_precision,
     set_threads,
 )
-from common.errors import RefigureError, suggest
-from common.memory import reuse_memory
-from common.progress import Progress
-from common.seeding import deterministic
-from common.spec import SCALES, PlannedRun
+from common.run.memory import reuse_memory
+from common.run.progress import Progress
+from common.train.seeding import deterministic
 
 __all__ = ["main"]
 

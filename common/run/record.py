@@ -30,14 +30,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import atomic
-from common.config import build, canonical, to_dict
 from common.errors import RefigureError
-from common.identity import Identity
+from common.room.config import build, canonical, to_dict
+from common.room.identity import Identity
 
 if TYPE_CHECKING:
-    from common.progress import Progress
-    from common.recorder import Outcome
-    from common.spec import PlannedRun
+    from common.room.spec import PlannedRun
+    from common.run.progress import Progress
+    from common.train.recorder import Outcome
 
 __all__ = ["FinishedRun", "Run", "holding", "is_done", "read"]
 
@@ -119,7 +119,7 @@ class Run:
 
     def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
         """Replace the last good checkpoint."""
-        from common import checkpoint
+        from common.run import checkpoint
 
         meta = {
             "key": self.plan.identity.key,
@@ -138,7 +138,7 @@ class Run:
         Raises:
             RefigureError: The checkpoint is damaged or belongs to another configuration.
         """
-        from common import checkpoint
+        from common.run import checkpoint
 
         if not (self.folder / RESUME).exists():
             _keep_lines(self.folder / "metrics.jsonl", -1)
@@ -166,7 +166,7 @@ class Run:
         Raises:
             RefigureError: A final metric is not finite, or has not one number per seed.
         """
-        from common import checkpoint
+        from common.run import checkpoint
 
         seeds = self.plan.identity.seeds
         metrics = {name: [float(value) for value in values] for name, values in outcome.metrics.items()}
@@ -239,7 +239,7 @@ class FinishedRun:
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
         """The trained parameters that `train` handed back: a flat mapping of names to arrays."""
-        from common import checkpoint
+        from common.run import checkpoint
 
         if FINAL.as_posix() not in self.files:
             raise RefigureError(f"{self.identity} left no parameters: its train must put them into its Outcome")

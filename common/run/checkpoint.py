@@ -1,6 +1,6 @@
 """Checkpoints: named arrays in one safetensors file that is whole or absent.
 
-NumPy only: `save` and `load` move a flat mapping of names to arrays, which `common.trees` makes from the state of
+NumPy only: `save` and `load` move a flat mapping of names to arrays, which `common.train.trees` makes from the state of
 a PyTorch or JAX program.
 """
 

@@ -33,9 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import RefigureError
-from common.recorder import Recorder
-from common.seeding import jax_key
-from common.trees import flatten_jax, unflatten_jax
+from common.train.recorder import Recorder
+from common.train.seeding import jax_key
+from common.train.trees import flatten_jax, unflatten_jax
 
 __all__ = ["batch_seeds", "batch_step", "scan_train", "shard"]
 

@@ -28,10 +28,10 @@ from torch.func import stack_module_state
 from torch.utils import _pytree as pytree
 
 from common.errors import RefigureError
-from common.gradient_torch import CapturedGradient, Members, Tensors, captured_gradient
-from common.recorder import Recorder
-from common.seeding import torch_generator
-from common.trees import flatten, unflatten
+from common.train.gradient_torch import CapturedGradient, Members, Tensors, captured_gradient
+from common.train.recorder import Recorder
+from common.train.seeding import torch_generator
+from common.train.trees import flatten, unflatten
 
 __all__ = ["Members", "adam", "batch_seeds", "captured_gradient", "train"]
 

@@ -1,0 +1,1 @@
+"""A paper's room: YAML and sources in, named plans out."""

@@ -1,0 +1,1 @@
+"""A run on disk: its record, its checkpoint, the command that trains it."""

@@ -1,0 +1,1 @@
+"""The training layer: the only code of `common`, beside `data`, that a run's key can reach."""

@@ -1,0 +1,1 @@
+"""From numbers of runs to verdicts on claims."""
