@@ -9,7 +9,7 @@ from typing import Any
 
 from common.room.config import canonical, to_dict
 
-__all__ = ["Deviation", "Identity"]
+__all__ = ["Deviation", "Identity", "key_of"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Identity:
     """The inputs of a run's key.
 
     Scale, device, hardware and plotting code are not among them: two scales that resolve to the same settings
-    share a run, and a figure's code only re-draws.
+    share a run, and a figure's code only draws again.
     """
 
     paper: str
@@ -43,17 +43,19 @@ class Identity:
     seeds: tuple[int, ...]
     """The seeds trained together."""
     data: Mapping[str, Mapping[str, str]]
-    """Data set to file to checksum."""
+    """Data set to array to checksum of its content."""
     code: str
-    """Digest of the import closure, see `common.room.digest`."""
-    needs: str = ""
+    """Digest of the definitions that the experiment and the runtime reach, see `common.room.digest`."""
+    threads: int = 1
+    """CPU threads, which decide the order of sums."""
+    parent: str = ""
     """The run that it begins from, `<experiment>/<variant>/<seeds>-<key>` of the same paper; empty: none."""
 
     def __post_init__(self) -> None:
-        needed = self.needs.split("/") if self.needs else []
-        if len(needed) not in (0, 3):
-            raise ValueError(f"needs: {self.needs!r} is no run: expected <experiment>/<variant>/<seeds>-<key>")
-        for part in (self.paper, self.experiment, self.variant, *needed):
+        parent = self.parent.split("/") if self.parent else []
+        if len(parent) not in (0, 3):
+            raise ValueError(f"parent: {self.parent!r} is no run: expected <experiment>/<variant>/<seeds>-<key>")
+        for part in (self.paper, self.experiment, self.variant, *parent):
             if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", part):
                 raise ValueError(f"{part!r} is no name: letters, digits, '_', '-', '+' and inner '.' only")
         if not self.seeds or min(self.seeds) < 0:
@@ -61,14 +63,14 @@ class Identity:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The fields as plain data; `needs` only where there is one, so that other keys are as without that field."""
+        """The fields as plain data."""
         fields: dict[str, Any] = to_dict(self)
-        return fields if self.needs else {name: value for name, value in fields.items() if name != "needs"}
+        return fields
 
     @property
     def key(self) -> str:
-        """The first 12 hex digits of the SHA-256 of `inputs`."""
-        return hashlib.sha256(canonical(self.inputs).encode()).hexdigest()[:12]
+        """The first 12 hex digits of the digest of `inputs`."""
+        return key_of(self.inputs)
 
     @property
     def group(self) -> Path:
@@ -92,3 +94,8 @@ class Identity:
 
     def __str__(self) -> str:
         return self.path.as_posix()
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """The first 12 hex digits of the SHA-256 of plain data."""
+    return hashlib.sha256(canonical(inputs).encode()).hexdigest()[:12]

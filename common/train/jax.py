@@ -25,7 +25,7 @@ Then every metric has one value a seed, and the log holds lists.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -33,66 +33,56 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.errors import RefigureError
+from common.train.loop import State, drive
 from common.train.recorder import Recorder
 from common.train.seeding import jax_key
 from common.train.trees import flatten_jax, unflatten_jax
 
-__all__ = ["batch_seeds", "batch_step", "scan_train", "shard"]
+__all__ = ["batch_seeds", "batch_step", "scan_stages", "scan_train", "shard"]
 
 Tree = TypeVar("Tree")
 Step = Callable[[Any, jax.Array], tuple[Any, Mapping[str, jax.Array]]]
 
 
-def scan_train(
-    step: Step,
-    state: Tree,
-    *,
-    steps: int,
-    chunk: int,
-    recorder: Recorder,
-    reduce: Literal["mean", "last"] = "mean",
-    guard: bool = True,
-) -> Tree:
+def scan_train(step: Step, state: Tree, *, steps: int, chunk: int, recorder: Recorder) -> Tree:
     """`state` after `steps` applications of `step(state, index) -> (state, metrics)`.
 
     Arrays in `state` are trained on (a copy: the caller's stay usable); anything else in it, such as an
     activation function, is fixed. Metrics are scalars or vectors (one value a seed or member); after each
-    chunk their mean over it, or their last value, goes to `recorder.log`.
+    chunk their mean over it goes to `recorder.log`.
 
-    Chunks end at multiples of `chunk` whatever happened before, so that a run that was killed and resumes
-    from `recorder.restore()` executes the very programs of an uninterrupted one and ends bit-identical to it.
-
-    `guard`: a metric that is not finite raises RefigureError naming the first such step, and no state in
-    which an array lost its finiteness is ever saved, so the last checkpoint stays a good one.
+    Raises:
+        RefigureError: A metric is not finite, or an array of the state lost its finiteness, see `drive`.
     """
-    if steps < 0 or chunk < 1:
-        raise RefigureError(f"a loop needs steps >= 0 and chunk >= 1, not steps={steps}, chunk={chunk}")
+    return scan_stages([(steps, lambda: step)], state, chunk=chunk, recorder=recorder)
+
+
+def scan_stages(
+    stages: Sequence[tuple[int, Callable[[], Step]]], state: Tree, *, chunk: int, recorder: Recorder
+) -> Tree:
+    """`scan_train` in stages that share the state and the count of steps.
+
+    Arguments:
+        stages: Of each stage the finished steps at which it ends, and what makes its step when it begins.
+    """
     arrays, fixed = eqx.partition(state, _is_array)
     arrays = jax.tree.map(_own, arrays)
-    finite = {name for name, array in flatten_jax(arrays).items() if _is_finite(array)}
-    advance = _compile(step, fixed)
+    programs: dict[int, Callable[[Any, int, int], tuple[Any, dict[str, jax.Array]]]] = {}
 
-    done = 0
-    if (found := recorder.restore()) is not None:
-        done, flat = found
-        if done > steps:
-            raise RefigureError(f"the checkpoint is at step {done}, beyond the {steps} steps asked for; delete it")
+    def advance(stage: int, done: int, length: int) -> dict[str, np.ndarray]:
+        nonlocal arrays
+        if stage not in programs:
+            programs.clear()  # with what the earlier stage held
+            programs[stage] = _compile(stages[stage][1](), fixed)
+        arrays, stacked = programs[stage](arrays, done, length)
+        return {name: np.asarray(values) for name, values in stacked.items()}
+
+    def restore(flat: State) -> None:
+        nonlocal arrays
         arrays = unflatten_jax(arrays, flat)
 
-    while done < steps:
-        length = min(chunk - done % chunk, steps - done)
-        arrays, stacked = advance(arrays, done, length)
-        metrics = {name: np.asarray(values) for name, values in stacked.items()}
-        if guard:
-            _check_metrics(metrics, done, steps)
-        done += length
-        recorder.log(done, {name: _reduced(name, values, reduce) for name, values in metrics.items()})
-        if recorder.due() or done == steps:
-            flat = flatten_jax(arrays)
-            if guard:
-                _check_state(flat, finite, done)
-            recorder.save(done, flat)
-        recorder.progress(done, steps)
+    ends = [end for end, _ in stages]
+    drive(advance, lambda: flatten_jax(arrays), restore, stages=ends, chunk=chunk, recorder=recorder)
     return eqx.combine(arrays, fixed)
 
 
@@ -166,37 +156,6 @@ def _own(leaf: Any) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.lax.convert_element_type(array, array.dtype)  # a weak one rounds differently
     return jnp.copy(array)
-
-
-def _reduced(name: str, values: np.ndarray, how: str) -> float | list[float]:
-    if values.ndim > 2:
-        raise RefigureError(f"metric {name!r} has shape {values.shape[1:]} a step; give a scalar or a vector")
-    return (values[-1] if how == "last" else values.mean(axis=0, dtype=np.float64)).tolist()
-
-
-def _check_metrics(metrics: Mapping[str, np.ndarray], done: int, steps: int) -> None:
-    first = [(tuple(bad[0]), name) for name, values in metrics.items() if len(bad := np.argwhere(~np.isfinite(values)))]
-    if first:
-        (offset, *member), name = min(first, key=lambda found: found[0][0])
-        value = metrics[name][offset, *member]
-        who = f", member {', '.join(map(str, member))}" if member else ""
-        raise RefigureError(
-            f"metric {name!r} is {value} at step {done + offset + 1} of {steps}{who}; training stopped and "
-            f"the last good checkpoint was kept; lower the learning rate or clip gradients"
-        )
-
-
-def _check_state(flat: Mapping[str, np.ndarray], finite: set[str], done: int) -> None:
-    for name in sorted(finite):
-        if not _is_finite(flat[name]):
-            raise RefigureError(
-                f"state {name!r} is no longer finite by step {done}; training stopped and the last good "
-                f"checkpoint was kept; lower the learning rate or clip gradients"
-            )
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    return not jnp.issubdtype(array.dtype, jnp.inexact) or bool(np.isfinite(array).all())
 
 
 def _check_fixed(before: Any, after: Any) -> None:

@@ -10,10 +10,15 @@ __all__ = ["Outcome", "Recorder"]
 
 
 class Recorder(Protocol):
-    """The side of a run that a training loop sees. `common.runs.Run` is the real one."""
+    """The side of a run that a training loop sees. `common.run.record.Run` is the real one."""
 
-    def log(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
-        """Append one line to the run's metrics stream; `step` counts finished steps."""
+    def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
+        """Append one line to the run's metrics stream.
+
+        Arguments:
+            step: Finished steps.
+            state: Digest of the state after them, where it was taken.
+        """
 
     def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
         """Keep `state` (flat: names to arrays) as the last good checkpoint, atomically."""

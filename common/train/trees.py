@@ -1,56 +1,61 @@
-"""Nested containers of arrays as a flat mapping of names to NumPy arrays, and back, for PyTorch and JAX alike.
+"""Trees of arrays as a flat mapping of names to NumPy arrays, and back.
 
-`flatten` and `unflatten` take containers of PyTorch tensors, `flatten_jax` and `unflatten_jax` any JAX pytree.
-No framework is imported for a tree that holds none of its arrays.
+`flatten` and `unflatten` take nested dicts of PyTorch tensors, such as state dicts; `flatten_jax` and `unflatten_jax`
+any JAX pytree. Neither framework is imported for the other.
 """
 
-import copy
-import dataclasses
-import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.errors import RefigureError
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["flatten", "flatten_jax", "unflatten", "unflatten_jax"]
 
 
-def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Copies of all tensors, arrays and numbers in `tree`, named by their place ("model/layers/0/weight").
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Copies of all tensors in nested dicts, named by their place: "model/layers.0.weight".
 
-    `tree` nests dicts, lists, tuples, named tuples and dataclasses; bool, int and float become 0-d arrays;
-    None, strings and functions are structure, not state. Modules and optimisers go in as `state_dict()`.
+    Raises:
+        RefigureError: Something in it is neither a dict nor a tensor.
     """
     flat: dict[str, np.ndarray] = {}
-
-    def keep(name: str, leaf: Any) -> Any:
-        if name in flat:
-            raise RefigureError(f"two leaves of the state are both named {name!r}; rename one")
-        flat[name] = _to_numpy(leaf)
-        return leaf
-
-    _walk(tree, keep, ())
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        new = flatten(value, f"{name}/") if isinstance(value, Mapping) else {name: _to_numpy(name, value)}
+        if flat.keys() & new.keys():
+            raise RefigureError(
+                f"two tensors of the state are both named {min(flat.keys() & new.keys())!r}; rename one"
+            )
+        flat |= new
     return flat
 
 
-def unflatten(like: Any, flat: Mapping[str, np.ndarray]) -> Any:
-    """The tree of `like`'s structure, devices and types with the values of `flat`; `like` is left alone.
+def unflatten(like: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Nested dicts of `like`'s structure, devices and types with the values of `flat`; `like` is left alone.
 
-    Raises RefigureError naming the leaf where names, shapes or element types differ.
+    Raises:
+        RefigureError: Names, shapes or element types differ; the message names the tensor.
     """
     seen: set[str] = set()
 
-    def pick(name: str, leaf: Any) -> Any:
-        seen.add(name)
-        if isinstance(leaf, bool | int | float):
-            return type(leaf)(_matching(flat, name, (), None).item())
-        array = _matching(flat, name, tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."))
-        return _to_torch(array, leaf) if _is_torch(leaf) else np.array(array)
+    def rebuilt(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        new: dict[str, Any] = {}
+        for key, value in tree.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                new[key] = rebuilt(value, f"{name}/")
+                continue
+            seen.add(name)
+            new[key] = _to_torch(_matching(flat, name, tuple(value.shape), str(value.dtype).split(".")[-1]), value)
+        return new
 
-    tree = _walk(like, pick, ())
-    _nothing_left(flat, seen)
+    tree = rebuilt(like, "")
+    _check_all_used(flat, seen)
     return tree
 
 
@@ -74,7 +79,8 @@ def flatten_jax(tree: Any) -> dict[str, np.ndarray]:
 def unflatten_jax(like: Any, flat: Mapping[str, np.ndarray]) -> Any:
     """The pytree of `like`'s structure, shardings and types with the values of `flat`, copied.
 
-    Raises RefigureError naming the leaf where names, shapes or element types differ.
+    Raises:
+        RefigureError: Names, shapes or element types differ; the message names the leaf.
     """
     import jax
 
@@ -94,46 +100,22 @@ def unflatten_jax(like: Any, flat: Mapping[str, np.ndarray]) -> Any:
             leaves.append(leaf)
             continue
         seen.add(name)
-    _nothing_left(flat, seen)
+    _check_all_used(flat, seen)
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def _walk(tree: Any, visit: Callable[[str, Any], Any], path: tuple[str, ...]) -> Any:
-    """`tree` rebuilt with `visit(name, leaf)` in place of each leaf that carries state."""
-    if isinstance(tree, Mapping):
-        return {key: _walk(value, visit, (*path, str(key))) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        names = getattr(tree, "_fields", range(len(tree)))
-        parts = [_walk(value, visit, (*path, str(name))) for name, value in zip(names, tree, strict=True)]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        new = copy.copy(tree)
-        for field in dataclasses.fields(tree):  # frozen ones too, and fields that __init__ does not take
-            object.__setattr__(new, field.name, _walk(getattr(tree, field.name), visit, (*path, field.name)))
-        return new
-    name = "/".join(path) or "value"
-    if _is_torch(tree) or _is_numeric(tree):
-        return visit(name, tree)
-    if tree is None or isinstance(tree, str) or (callable(tree) and not hasattr(tree, "state_dict")):
-        return tree
-    hint = "pass its state_dict()" if hasattr(tree, "state_dict") else "store arrays and numbers"
-    raise RefigureError(f"leaf {name!r} of type {type(tree).__name__} cannot go into a checkpoint; {hint}")
-
-
-def _is_torch(leaf: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(leaf, torch.Tensor)
-
-
 def _is_numeric(leaf: Any) -> bool:
-    """Whether `leaf` is a number or an array of numbers of NumPy or JAX (PRNG keys are not)."""
+    """Whether a leaf is a number or an array of numbers (PRNG keys are not)."""
+    import jax
+
     return isinstance(leaf, bool | int | float | np.generic | np.ndarray) or (
-        "jax" in sys.modules and isinstance(leaf, sys.modules["jax"].Array) and not _is_key(leaf)
+        isinstance(leaf, jax.Array) and not _is_key(leaf)
     )
 
 
 def _is_key(leaf: Any) -> bool:
-    jax = sys.modules["jax"]
+    import jax
+
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -148,19 +130,22 @@ def _jax_leaves(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     return named, structure
 
 
-def _to_numpy(leaf: Any) -> np.ndarray:
-    if not _is_torch(leaf):
-        return np.array(leaf)
-    tensor = leaf.detach().cpu().contiguous()
-    if tensor.dtype == sys.modules["torch"].bfloat16:
+def _to_numpy(name: str, tensor: Any) -> np.ndarray:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise RefigureError(f"{name!r} of type {type(tensor).__name__} cannot go into a checkpoint; store tensors")
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
         import ml_dtypes  # comes with JAX; NumPy itself has no bfloat16
 
-        return np.array(tensor.view(sys.modules["torch"].int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.array(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
     return np.array(tensor.numpy())
 
 
-def _to_torch(array: np.ndarray, like: Any) -> Any:
-    torch = sys.modules["torch"]
+def _to_torch(array: np.ndarray, like: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
     if array.dtype.name == "bfloat16":
         tensor = torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
     else:
@@ -179,7 +164,7 @@ def _matching(flat: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...],
     return array
 
 
-def _nothing_left(flat: Mapping[str, np.ndarray], seen: set[str]) -> None:
+def _check_all_used(flat: Mapping[str, np.ndarray], seen: set[str]) -> None:
     if extra := sorted(flat.keys() - seen):
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
         raise RefigureError(f"the checkpoint holds {extra[0]!r}{more}, which the model does not have")

@@ -1,8 +1,8 @@
 """Meta-testing: hundreds of unseen characters, one after the other; the same shuffled (the oracle); analyses."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Array
 from common.errors import RefigureError
 from common.room.config import build
 from common.train.jax import batch_seeds
+from common.train.loop import parts
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import jax_key, numpy_rng
 from common.train.trees import unflatten_jax
@@ -49,11 +50,18 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
     images = omniglot.load("evaluation", trained.side)
     x = jnp.asarray(omniglot.scale(images, trained.pixels).reshape(-1, trained.side, trained.side, 1))
 
-    ledger = _Ledger(run, total=len(seeds) * (2 + len(config.iid_tasks)))
-    members = []
+    @lru_cache(maxsize=1)
+    def subject(index: int) -> Subject:
+        learner = jax.tree.map(lambda array: array[index], learners)
+        return _prepare(config, trained, learner, x, seeds[index])
+
+    work: dict[str, Callable[[], Results]] = {}
     for index, seed in enumerate(seeds):
-        learner = jax.tree.map(lambda array, index=index: array[index], learners)
-        members.append(_meta_test(config, trained, learner, x, seed, ledger))
+        work[f"{seed}/analyses"] = partial(_analyse, config, trained, subject, index, x, seed)
+        for count in (None, *config.iid_tasks):
+            work[f"{seed}/{count or 'sequential'}"] = partial(_choose_and_learn, config, subject, index, count)
+    results = parts(work, run)
+    members = [_summarise(config, seed, results) for seed in seeds]
     scalars = {name for member in members for name, value in member.items() if value.ndim == 0}
     return Outcome(
         metrics={name: [float(member[name]) for member in members] for name in sorted(scalars)},
@@ -61,30 +69,20 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
     )
 
 
-class _Ledger:
-    """Finished parts of the work, kept as the run's checkpoint: what is done is not done again."""
+class Subject(NamedTuple):
+    """A learner that is tested."""
 
-    def __init__(self, run: Recorder, total: int) -> None:
-        self._run = run
-        self._total = total
-        found = run.restore()
-        self._done: Results = found[1] if found else {}
-        self._parts = 0
-
-    def part(self, name: str, compute: Callable[[], Results]) -> Results:
-        """What `compute` gives; of an earlier session if that came so far."""
-        mine = {key: value for key, value in self._done.items() if key.startswith(f"{name}/")}
-        self._parts += 1
-        if not mine:
-            mine = {f"{name}/{key}": np.asarray(value) for key, value in compute().items()}
-            self._done |= mine
-            self._run.save(self._parts, self._done)
-        self._run.progress(self._parts, self._total)
-        return {key.removeprefix(f"{name}/"): value for key, value in mine.items()}
+    kinds: dict[str, Array]
+    """Its representations of all drawings, by name."""
+    course: Course
+    """What it learns from."""
+    trials: Sequences
+    """On which the rate is chosen."""
+    final: Sequences
+    """On which it is measured."""
 
 
-def _meta_test(config: MetaTest, trained: MetaTrain, learner: Learner, x: Array, seed: int, ledger: _Ledger) -> Results:
-    """Everything that is measured on one learner."""
+def _prepare(config: MetaTest, trained: MetaTrain, learner: Learner, x: Array, seed: int) -> Subject:
     kinds = _representations(learner, scheme(trained), x)
     course = _course(config, learner, scheme(trained), x, kinds, jax_key(seed, "output"))
 
@@ -92,33 +90,32 @@ def _meta_test(config: MetaTest, trained: MetaTrain, learner: Learner, x: Array,
         rngs = [numpy_rng(seed, purpose, number) for number in range(count)]
         return draw(rngs, config.pool, config.tasks[-1], LEARNED, config.iid_epochs)
 
-    trials, final = sequences("trial", config.trials), sequences("trajectory", config.trajectories)
-    found = ledger.part(f"{seed}/analyses", lambda: _analyse(config, trained, kinds, x, seed))
-    found |= ledger.part(f"{seed}/sequential", lambda: _choose_and_learn(config, course, trials, final, None))
-    oracles = [
-        ledger.part(f"{seed}/iid{count}", lambda count=count: _choose_and_learn(config, course, trials, final, count))
-        for count in config.iid_tasks
-    ]
+    return Subject(kinds, course, sequences("trial", config.trials), sequences("trajectory", config.trajectories))
+
+
+def _summarise(config: MetaTest, seed: int, results: Mapping[str, Results]) -> Results:
+    """Everything that is measured on one learner."""
+    measured = results[f"{seed}/analyses"] | results[f"{seed}/sequential"]
+    oracles = [results[f"{seed}/{count}"] for count in config.iid_tasks]
     for index, count in enumerate(config.tasks):
         for kind in ("train", "test"):
-            found[f"{kind}_{count}"] = found[kind][:, index].mean()
+            measured[f"{kind}_{count}"] = measured[kind][:, index].mean()
     for count, oracle in zip(config.iid_tasks, oracles, strict=True):
         for kind in ("train", "test"):
-            found[f"iid_{kind}_{count}"] = oracle[kind].mean()
-        found[f"drop_{count}"] = relative_drop(found[f"iid_test_{count}"], found[f"test_{count}"])
+            measured[f"iid_{kind}_{count}"] = oracle[kind].mean()
+        measured[f"drop_{count}"] = relative_drop(measured[f"iid_test_{count}"], measured[f"test_{count}"])
     for name in ("train", "test", "rates"):
-        found[f"iid_{name}"] = np.concatenate([oracle[name] for oracle in oracles], axis=-1)
-    return found
+        measured[f"iid_{name}"] = np.concatenate([oracle[name] for oracle in oracles], axis=-1)
+    return measured
 
 
-def _choose_and_learn(
-    config: MetaTest, course: Course, trials: Sequences, final: Sequences, shuffled: int | None
-) -> Results:
+def _choose_and_learn(config: MetaTest, subject: Callable[[int], Subject], index: int, shuffled: int | None) -> Results:
     """Choose the rate on the trial sequences by accuracy on the drawings learned, then learn the final ones.
 
     The drawings held out have no say in the choice. Of rates that do equally well the first is chosen.
 
     Arguments:
+        subject: Gives the learner of an index.
         shuffled: Of how many classes the drawings are shuffled; None for one class after the other, measured after
             each number of `config.tasks`.
 
@@ -126,6 +123,7 @@ def _choose_and_learn(
         `train` and `test` (trajectories, tasks), the `rates` chosen (tasks,), `trial_train` (trials, rates, tasks),
         and for sequences the accuracy held out by order of presentation, `by_order` (trajectories, classes).
     """
+    _, course, trials, final = subject(index)
     tasks = config.tasks if shuffled is None else (shuffled,)
 
     def run(sequences: Sequences, rates: Sequence[float]) -> np.ndarray:
@@ -218,13 +216,16 @@ def _in_parts(find: Callable[[Learner, Array], Any], learner: Learner, x: Array)
     return found.reshape(len(x), -1)
 
 
-def _analyse(config: MetaTest, trained: MetaTrain, kinds: dict[str, Array], x: Array, seed: int) -> Results:
+def _analyse(
+    config: MetaTest, trained: MetaTrain, subject: Callable[[int], Subject], index: int, x: Array, seed: int
+) -> Results:
     """Sparsity, dead units and neighbours of all evaluation drawings; activations and a map of a few."""
     found: Results = {}
     rng = numpy_rng(seed, "shown")
     images = rng.choice(len(x), 3, replace=False)
     classes = rng.choice(len(x) // DRAWINGS, SHOWN, replace=False)
     mapped = (classes[:, None] * DRAWINGS + np.arange(LEARNED)).reshape(-1)
+    kinds = subject(index).kinds
     for name, values in kinds.items():
         h = np.asarray(values)
         found[f"active_{name}"] = np.asarray(active_fraction(h))

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from common.room.config import build as build_config
-from common.run.device import torch_device
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng, torch_generator
+from common.train.torch import initialised, torch_device
 from papers.deq import solvers
 from papers.deq.config import Convergence, CopyMemory
 from papers.deq.copy_memory import cross_entropy
 from papers.deq.implicit import spectral_radius
 from papers.deq.models import CopyTransformer
 from papers.deq.tasks import draw_copies
-from papers.deq.training import initialised
 
 if TYPE_CHECKING:
     from common.run.record import FinishedRun

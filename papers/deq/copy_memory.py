@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.run.device import torch_device
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng
+from common.train.torch import initialised, torch_device
 from papers.deq.config import CopyMemory
 from papers.deq.implicit import Equilibrium, jacobian_penalty
 from papers.deq.models import CopyTransformer, Output, build, spent
 from papers.deq.tasks import RECALLED, SYMBOLS, draw_copies
-from papers.deq.training import fit, initialised, parameters_of
+from papers.deq.training import fit, parameters_of
 
 __all__ = ["measure", "train"]
 

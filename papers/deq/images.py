@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import data
-from common.run.device import torch_device
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng, torch_generator
+from common.train.torch import initialised, torch_device
 from papers.deq.cells import ConvCell, MultiscaleCell
 from papers.deq.config import Images
 from papers.deq.implicit import Equilibrium, jacobian_penalty
 from papers.deq.memory import saved_bytes
 from papers.deq.models import settle, spent
 from papers.deq.solvers import Function
-from papers.deq.training import fit, initialised, parameters_of
+from papers.deq.training import fit, parameters_of
 
 __all__ = ["MultiscaleClassifier", "SingleClassifier", "classifier", "train"]
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from common import data
 from common.errors import RefigureError
-from common.run.device import torch_device
 from common.train.recorder import Outcome, Recorder
+from common.train.torch import initialised, torch_device
 from papers.deq.cells import TransformerCell, TrellisCell, frozen_dropout
 from papers.deq.config import Language
 from papers.deq.implicit import Equilibrium, jacobian_penalty
 from papers.deq.memory import saved_bytes
 from papers.deq.models import settle
 from papers.deq.solvers import Function
-from papers.deq.training import fit, initialised, parameters_of
+from papers.deq.training import fit, parameters_of
 
 __all__ = ["LanguageModel", "perplexity", "streams", "train"]
 

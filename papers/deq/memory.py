@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.run.device import torch_device
 from common.train.recorder import Outcome, Recorder
+from common.train.torch import initialised, torch_device
 from papers.deq.cells import ConvCell, TransformerCell
 from papers.deq.config import Memory
 from papers.deq.implicit import implicit, unrolled
 from papers.deq.solvers import broyden, history_bytes
-from papers.deq.training import initialised
 
 __all__ = ["saved_bytes", "train"]
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.run.device import torch_device
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng
+from common.train.torch import initialised, torch_device
 from papers.deq.config import Regression
 from papers.deq.implicit import Equilibrium, implicit, jacobian_penalty, spectral_radius
 from papers.deq.solvers import DivergedError, Function, anderson, fixed_point
-from papers.deq.training import fit, initialised, parameters_of
+from papers.deq.training import fit, parameters_of
 
 __all__ = ["Curve", "curve", "train"]
 

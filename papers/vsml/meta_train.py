@@ -1,6 +1,8 @@
 """Meta-training: by backpropagation through episodes or by evolution strategies, small images first."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, Int32
 
 from common.train.evolution import OpenES, Params, State, raw
-from common.train.jax import batch_seeds, scan_train, shard
+from common.train.jax import batch_seeds, scan_stages, shard
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import jax_key
 from common.train.trees import flatten_jax
@@ -35,21 +37,23 @@ class Trained(NamedTuple):
 
 def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
     """Meta-train one learner a seed, stage after stage; the parameters go from each to the next."""
-    found = run.restore()
-    done, total, end = (found[0] if found else 0), sum(config.iterations), 0
-    learner = make_learner(config, config.sides[0] ** 2)
+
+    @cache
+    def sources_of(side: int) -> tuple[Episodes, ...]:
+        return tuple(tasks.load(name, "train", side) for name in config.tasks)
+
+    def make_stage(side: int, length: int, rate: float) -> Any:
+        return eqx.Partial(make_step(config, make_learner(config, side**2), length, rate), sources_of(side))
+
     begin, make_step = (_begin_es, _es_step) if config.optimiser == "es" else (_begin_backprop, _backprop_step)
-    state = begin(config, learner, seeds)
-    recorder = _Whole(run, total)
-    for side, length, iterations, rate in zip(
-        config.sides, config.lengths, config.iterations, config.rates, strict=True
-    ):
-        end += iterations
-        if done >= end and end < total:
-            continue  # the next stage begins from the checkpoint
-        sources = tuple(tasks.load(name, "train", side) for name in config.tasks)
-        step = make_step(config, make_learner(config, side**2), length, rate)
-        state = scan_train(eqx.Partial(step, sources), state, steps=end, chunk=CHUNK, recorder=recorder)
+    stages = [
+        (end, partial(make_stage, *stage))
+        for end, *stage in zip(accumulate(config.iterations), config.sides, config.lengths, config.rates, strict=True)
+    ]
+    state = begin(config, make_learner(config, config.sides[0] ** 2), seeds)
+    state = scan_stages(stages, state, chunk=CHUNK, recorder=run)
+    side = config.sides[-1]
+    sources = sources_of(side)
     params = _params(state)
     found = _last(config, make_learner(config, side**2), sources, params, seeds)
     found["parameters"] = [sum(array[0].size for array in jax.tree.leaves(params))] * len(seeds)
@@ -72,17 +76,6 @@ def _last(
     mine = [jax.tree.map(lambda array, index=index: array[index], params) for index in range(len(seeds))]
     found = [member(params, jax_key(seed, "last")) for params, seed in zip(mine, seeds, strict=True)]
     return {name: [float(values[name]) for values in found] for name in found[0]}
-
-
-class _Whole:
-    """A recorder to which every stage is a part of the whole."""
-
-    def __init__(self, run: Recorder, total: int) -> None:
-        self._run, self._total = run, total
-        self.log, self.save, self.restore, self.due = run.log, run.save, run.restore, run.due
-
-    def progress(self, step: int, _total: int) -> None:
-        self._run.progress(step, self._total)
 
 
 def meta_loss(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> Float[Array, ""]:

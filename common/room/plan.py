@@ -1,0 +1,199 @@
+"""The runs that a scale needs, named by what decides their numbers."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import data
+from common.errors import RefigureError
+from common.room import spec
+from common.room.config import build, override, to_dict
+from common.room.digest import Reach, Sources
+from common.room.identity import Deviation, Identity
+from common.room.spec import Expected, Scale, ScaleName, find
+
+__all__ = ["PlannedRun", "forget", "plan", "plan_run", "resolve"]
+
+RUNTIME = (("common.run.runtime", "RUNTIME"), ("common.run.runtime", "settle"))
+"""What decides how numbers are computed, whatever the experiment: precision, determinism, threads."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a scale needs, whether it is there or not."""
+
+    identity: Identity
+    """What names it."""
+    scale: ScaleName
+    """The scale it was planned for."""
+    module: str
+    """Where `train` is."""
+    config: Any
+    """The resolved configuration, an instance of the experiment's config class."""
+    deviations: tuple[Deviation, ...]
+    """All departures from the paper, computed and declared, and those of its parent."""
+    manifest: Mapping[str, Mapping[str, str]]
+    """Digest of every definition that it reaches."""
+    expected: Expected | None
+    """What it costs."""
+    gpus: int
+    """GPUs."""
+    parent: "PlannedRun | None" = None
+    """The run that it begins from."""
+
+    @property
+    def lineage(self) -> tuple["PlannedRun", ...]:
+        """This run, its parent, and so on."""
+        return (self, *(self.parent.lineage if self.parent else ()))
+
+
+def plan(paper: str, scale: ScaleName, experiment: str | None = None) -> list[PlannedRun]:
+    """All runs of a paper (or of one experiment) at a scale, in the paper's order."""
+    return list(_plan(paper, scale, experiment))
+
+
+def _plan(paper: str, scale: ScaleName, only: str | None) -> Iterator[PlannedRun]:
+    for name, experiment in spec.load(paper).experiments.items():
+        if (only is not None and name != only) or scale not in experiment.scales:
+            continue
+        size = experiment.scales[scale]
+        for variant in size.variants or experiment.variants:
+            for seeds in size.batches():
+                yield plan_run(paper, name, variant, scale, seeds)
+
+
+def plan_run(
+    paper: str,
+    experiment: str,
+    variant: str,
+    scale: ScaleName,
+    seeds: tuple[int, ...],
+    assignments: Sequence[str] = (),
+    threads: int | None = None,
+) -> PlannedRun:
+    """One run, whether or not `paper.yaml` asks for these seeds and settings.
+
+    Arguments:
+        assignments: Settings by hand; its parent keeps its own.
+        threads: CPU threads other than the experiment declares.
+    """
+    entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
+    config = resolve(paper, experiment, variant, scale, assignments)
+    chosen, size = entry.variants[variant], entry.scales[scale]
+    names = tuple(dict.fromkeys((*entry.data, *chosen.data)))
+    code = reach(paper, experiment)
+    parent = plan_run(paper, entry.parent, chosen.parent or variant, scale, seeds) if entry.parent else None
+    try:
+        identity = Identity(
+            paper=paper,
+            experiment=experiment,
+            variant=variant,
+            config=to_dict(config),
+            seeds=seeds,
+            data={name: data.identity(name) for name in names},
+            code=code.digest,
+            threads=threads or entry.threads,
+            parent=parent.identity.path.relative_to(paper).as_posix() if parent else "",
+        )
+    except ValueError as error:
+        raise RefigureError(f"{paper}/{experiment}/{variant}: {error}") from None
+    deviations = (
+        *_differences(paper, experiment, variant, config, size, assignments),
+        *(Deviation(f"data set {name}", str(data.deviation(name))) for name in names if data.deviation(name)),
+        *entry.deviations,
+        *chosen.deviations,
+        *(parent.deviations if parent else ()),
+    )
+    return PlannedRun(
+        identity=identity,
+        scale=scale,
+        module=entry.module,
+        config=config,
+        deviations=tuple(dict.fromkeys(deviations)),
+        manifest=code.manifest,
+        expected=size.expected,
+        gpus=entry.gpus,
+        parent=parent,
+    )
+
+
+def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, assignments: Sequence[str] = ()) -> Any:
+    """The configuration of a variant at a scale, with `key=value` texts on top.
+
+    Arguments:
+        scale: None for the published settings, whether or not a scale runs them.
+    """
+    entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
+    chosen = find(entry.variants, variant, "variant", f"{paper}/{experiment}")
+    settings = {**entry.config, **chosen.config}
+    if scale is not None:
+        size = find(entry.scales, scale, "scale", f"{paper}/{experiment}")
+        settings |= {**size.config, **size.only.get(variant, {})}
+    where = f"papers/{paper}/paper.yaml: {experiment}/{variant}" + (f" at scale {scale}" if scale else "")
+    kind = _config_class(paper, experiment)
+    config = build(kind, settings, where)
+    if assignments:
+        config = build(kind, override(to_dict(config), assignments), "--set")
+    return config
+
+
+def reach(paper: str, experiment: str) -> Reach:
+    """The definitions that decide the numbers of an experiment."""
+    entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
+    return code_of((entry.module, "train"), (f"papers.{paper}.config", entry.config_class), *RUNTIME)
+
+
+def code_of(*roots: tuple[str, str]) -> Reach:
+    """What some definitions reach, looked up once per process until `forget`."""
+    key = (spec.root(), roots)
+    if key not in _reaches:
+        _reaches[key] = _sources.setdefault(spec.root(), Sources(spec.root())).reach(*roots)
+    return _reaches[key]
+
+
+_reaches: dict[Any, Reach] = {}
+_sources: dict[Path, Sources] = {}
+
+
+def forget() -> None:
+    """Read specs and sources again at the next look."""
+    _reaches.clear()
+    _sources.clear()
+    spec.forget()
+
+
+def _config_class(paper: str, experiment: str) -> type:
+    """The dataclass of an experiment's settings, from the paper's light `config` module."""
+    entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
+    if str(spec.root()) not in sys.path:
+        sys.path.insert(0, str(spec.root()))
+    try:
+        module = importlib.import_module(f"papers.{paper}.config")
+    except SyntaxError as error:
+        raise RefigureError(f"papers/{paper}/config.py, line {error.lineno}: {error.msg}") from None
+    except Exception as error:  # whatever a paper's own module raises
+        raise RefigureError(f"papers/{paper}/config.py cannot be imported: {error}") from None
+    kind = getattr(module, entry.config_class, None)
+    if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
+        raise RefigureError(
+            f"papers/{paper}/paper.yaml: experiments.{experiment}.config_class: "
+            f"papers/{paper}/config.py has no dataclass {entry.config_class!r}"
+        )
+    return kind
+
+
+def _differences(
+    paper: str, experiment: str, variant: str, config: Any, scale: Scale, assignments: Sequence[str]
+) -> list[Deviation]:
+    """The settings that are not the published ones, each as a deviation that touches every claim."""
+    published = to_dict(resolve(paper, experiment, variant, None))
+    typed = {text.partition("=")[0].strip() for text in assignments}
+    return [
+        Deviation(f"{key}: {value} instead of {published[key]}", "set by hand" if key in typed else scale.why)
+        for key, value in to_dict(config).items()
+        if value != published[key]
+    ]
