@@ -1,21 +1,18 @@
-"""Files that are whole or absent: written beside their place, synced, renamed into it."""
+"""Files that are whole or absent: written beside their place, synced, renamed into it; folders held by one process."""
 
 import contextlib
-import errno
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import RefigureError
+import filelock
 
-__all__ = ["is_full", "replacing", "staged", "sync_folder", "write_bytes", "write_json", "write_text"]
+from common.errors import RefigureError, is_full
 
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk or the quota is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+__all__ = ["holding", "replacing", "staged", "write_bytes", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -34,7 +31,7 @@ def staged(path: Path, *, alone: bool = False) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -60,7 +57,7 @@ def replacing(path: Path, what: str = "", *, alone: bool = False) -> Iterator[IO
         raise RefigureError(f"cannot write {what}: {error.strerror or error}; make the folder writable") from error
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut; some network file systems refuse that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -84,3 +81,37 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys; NaN and infinities are refused (ValueError)."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def holding(folder: Path, *, wait: bool = False, what: str = "") -> Iterator[None]:
+    """Hold a folder against other processes; the system frees it when this one dies, however it dies.
+
+    Arguments:
+        wait: Wait for the other process instead of failing.
+        what: What is held, for the message; the folder when left out.
+
+    Raises:
+        RefigureError: Another process holds it, or it cannot be written.
+    """
+    lock, holder = filelock.FileLock(folder / ".lock"), folder / ".holder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            pid = holder.read_text() if holder.exists() else "unknown"
+            busy = f"{what or folder} is in work by another process (pid {pid})"
+            if not wait:
+                raise RefigureError(f"{busy}: wait for it, or stop it first") from None
+            print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
+            lock.acquire()
+        holder.write_text(str(os.getpid()))
+    except OSError as error:
+        if is_full(error):
+            raise RefigureError(f"disk full: cannot make {folder}; free some space and run again") from error
+        raise RefigureError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,7 +1,6 @@
 """Frozen dataclasses from untrusted mappings: every fault names the file, the key and what was expected."""
 
 import dataclasses
-import itertools
 import json
 import math
 import types
@@ -15,7 +14,7 @@ import yaml
 
 from common.errors import RefigureError, suggest
 
-__all__ = ["build", "canonical", "json_schema", "override", "parse_scalar", "read_yaml", "to_dict"]
+__all__ = ["build", "canonical", "override", "parse_scalar", "read_yaml", "to_dict"]
 
 SCALARS: dict[type, str] = {
     bool: "true or false",
@@ -49,7 +48,7 @@ def read_yaml(path: Path) -> Any:
         raise RefigureError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Plain YAML in which a repeated key is a fault, not a silent override."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -226,82 +225,6 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
         if not equals or not key.strip():
             raise RefigureError(f"--set {text}: expected key=value")
         out[key.strip()] = parse_scalar(value)
-    return out
-
-
-def json_schema(kind: type, title: str) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a dataclass, for editors; `build` is what the programs use."""
-    definitions: dict[str, Any] = {}
-    root = _schema_of(kind, definitions)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": title,
-        **root,
-        "$defs": dict(sorted(definitions.items())),
-    }
-
-
-def _schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return {}
-    if dataclasses.is_dataclass(kind):
-        return _schema_of_dataclass(typing.cast(type, kind), definitions)
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema_of(member, definitions) for member in arguments]}
-    if origin is Literal:
-        return {"enum": list(arguments)}
-    if origin in (list, tuple, Sequence):
-        if origin is tuple and arguments[-1] is not Ellipsis:
-            items = [_schema_of(item, definitions) for item in arguments]
-            return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
-        return {"type": "array", "items": _schema_of(arguments[0], definitions)}
-    if origin in (dict, Mapping):
-        keys = {"propertyNames": {"enum": list(get_args(arguments[0]))}} if get_origin(arguments[0]) is Literal else {}
-        return {"type": "object", **keys, "additionalProperties": _schema_of(arguments[1], definitions)}
-    names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
-    return {"type": names[kind]}
-
-
-def _schema_of_dataclass(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
-    if kind.__name__ not in definitions:
-        definitions[kind.__name__] = {}
-        hints, described = _hints(kind), field_docs(kind)
-        properties, required = {}, []
-        for field in dataclasses.fields(kind):
-            entry = _schema_of(hints[field.name], definitions)
-            if field.name in described:
-                entry = {**entry, "description": described[field.name]}
-            properties[field.name] = entry
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                required.append(field.name)
-        definitions[kind.__name__] = {
-            "type": "object",
-            "description": (kind.__doc__ or "").split("\n\n")[0],
-            "properties": properties,
-            "required": required,
-            "additionalProperties": False,
-        }
-    return {"$ref": f"#/$defs/{kind.__name__}"}
-
-
-def field_docs(kind: type) -> dict[str, str]:
-    """The one-line text under each field of a dataclass."""
-    import ast
-    import inspect
-    import textwrap
-
-    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]).body
-    out: dict[str, str] = {}
-    for node, after in itertools.pairwise(body):
-        if (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-            and isinstance(after.value.value, str)
-        ):
-            out[node.target.id] = " ".join(after.value.value.split())
     return out
 
 

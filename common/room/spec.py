@@ -114,6 +114,8 @@ class Experiment:
     """Data sets of the registry that every variant reads."""
     deviations: tuple[Deviation, ...] = ()
     """Where all of it departs from the paper."""
+    clocked: tuple[str, ...] = ()
+    """Patterns of metrics and arrays that are times of the machine, and differ whenever a run is made again."""
     threads: int = 1
     """CPU threads of a run."""
     gpus: int = 0

@@ -1,127 +1,190 @@
-"""One experiment by hand: what `python -m papers.<paper>` does. Needs only the scientific packages."""
+"""`python -m papers.<paper>`: one experiment by hand, or all of a scale. Needs only the scientific packages."""
 
 import argparse
 import importlib
 import inspect
-import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
-from common import atomic
-from common.data import cache_folder
-from common.errors import RefigureError, suggest
+from common import atomic, data
+from common.errors import RefigureError, status_of
+from common.room import plan as planning
 from common.room import spec
-from common.room.spec import SCALES, PlannedRun
-from common.run import record as runs
-from common.run.device import (
+from common.room.plan import PlannedRun, plan_run
+from common.room.spec import find
+from common.run import record
+from common.run.progress import Progress
+from common.run.record import FINAL, FinishedRun, Run
+from common.run.runtime import (
     choose_device,
     describe,
     device_name,
     keep_compiled,
     peak_memory,
-    set_precision,
-    set_threads,
-)
-from common.run.memory import reuse_memory
-from common.run.progress import Progress
-from common.train.seeding import deterministic
+    reuse_memory,
+    settle,
+)  # fmt: skip
+from common.train.recorder import Outcome, Recorder
 
-__all__ = ["main"]
+__all__ = ["execute", "finished_parent", "main", "revision", "trained"]
 
 
 def main(paper: str, arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
+    planning.forget()
     options = _parser(paper).parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
-    try:
+
+    def run_all() -> None:
         for plan in _planned(paper, options):
             folder = options.out or spec.root() / "runs" / plan.identity.path
             if options.dry_run:
                 print(folder)
-                continue
-            execute(plan, Path(folder), options)
-    except RefigureError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except OSError as error:
-        if not atomic.is_full(error):
-            raise
-        print(
-            f"error: disk full ({error.filename or 'no file named'}): free some space and run again",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+            elif options.replay is not None:
+                from common.run.carry import replay
+
+                replay(plan, options.replay, Path(folder))
+            else:
+                _check_key(plan, options.key)
+                execute(
+                    plan, Path(folder), parent=options.parent, wait=options.wait, resume=options.resume,
+                    quiet=options.quiet, every=options.checkpoint_every,
+                )  # fmt: skip
+
+    return status_of(run_all, "interrupted: the same command goes on from the last checkpoint")
 
 
-def execute(plan: PlannedRun, folder: Path, options: argparse.Namespace) -> None:
+def execute(
+    plan: PlannedRun,
+    folder: Path,
+    *,
+    parent: Path | None = None,
+    wait: bool = False,
+    resume: bool = True,
+    quiet: bool = False,
+    every: float = record.SECONDS_BETWEEN_CHECKPOINTS,
+) -> None:
     """Train `plan` in `folder`, from its last checkpoint if there is one; nothing to do if it is done.
+
+    Arguments:
+        parent: Folder of the run that it begins from; None for its place in `runs/`.
+        wait: Wait for another process that trains it, instead of failing.
+        every: Seconds between checkpoints.
 
     Raises:
         RefigureError: Whatever keeps it from ending; the last good checkpoint stays.
     """
-    key = plan.identity.key
-    if options.key is not None and options.key != key:
-        raise RefigureError(
-            f"{plan.identity}: the key is {key}, not {options.key}: code or settings changed since this was planned; "
-            "start the build again"
-        )
-    with runs.holding(folder, wait=options.wait):
-        if runs.is_done(folder, key):
+    with atomic.holding(folder, wait=wait):
+        if record.is_done(folder, plan.identity.key):
             print(f"{plan.identity}: done already", file=sys.stderr)
             return
-        parent = _parent(plan, options.parent)
-        threads = options.threads or plan.threads
-        set_threads(threads)  # once for what reads the environment at its import, once more for what was imported
-        deterministic()
-        choose_device()
-        keep_compiled(cache_folder())
-        reuse_memory()
+        parent_run = finished_parent(plan, parent, quiet=quiet)
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        progress = Progress(f"{plan.identity.variant} {plan.identity.seeds_name}", options.quiet)
-        run = runs.Run(plan, folder, progress, every=options.checkpoint_every)
-        run.begin()
-        if not options.resume:
-            for name in (runs.RESUME, Path("metrics.jsonl")):
-                (folder / name).unlink(missing_ok=True)
-        module = _module(plan)
-        provenance: dict[str, Any] = {
-            "revision": _revision(),
-            "device": device_name(),
-            "threads": set_threads(threads),
-            "determinism": deterministic(),
-            "precision": set_precision(getattr(plan.config, "precision", "fp32")),
-        }
+        progress = Progress(f"{plan.identity.variant} {plan.identity.seeds_name}", quiet)
+        run = Run(plan, folder, progress, every=every)
+        run.begin(resume=resume)
         try:
-            outcome = module.train(plan.config, plan.identity.seeds, run, *([parent] if parent else []))
+            outcome, provenance = trained(plan, run, parent_run)
         finally:
             progress.close()
-        provenance |= {
-            "code": plan.identity.code,
-            "data": plan.identity.data,
-            "machine": describe(),
-            "platform": platform.platform(),
-            "started": started,
-            "peak_memory": {"host": peak_memory("host"), "device": peak_memory("device")},
-        }
-        if parent is not None:
-            provenance["needs"] = {"run": str(parent.identity), "provenance": parent.provenance["digest"]}
-        run.finish(outcome, provenance)
+        run.finish(outcome, {**provenance, "started": started})
     shown = ", ".join(f"{name} {sum(v) / len(v):.4g}" for name, v in list(outcome.metrics.items())[:3])
     print(f"{plan.identity}: {shown}", file=sys.stderr)
+
+
+def trained(plan: PlannedRun, run: Recorder, parent: FinishedRun | None) -> tuple[Outcome, dict[str, Any]]:
+    """What `train` gives for a plan in this process, set up for it, and where and how it was computed.
+
+    Raises:
+        RefigureError: The code on disk is no longer what the key was made of, or whatever `train` raises.
+    """
+    precision = getattr(plan.config, "precision", "fp32")
+    settle(plan.identity.threads, precision)
+    choose_device()
+    keep_compiled(data.cache_folder())
+    reuse_memory()
+    module = _module(plan)
+    runtime = settle(plan.identity.threads, precision)
+    device = device_name()
+    _check_code(plan)
+    data.declare(plan.identity.data, where=f"papers/{plan.identity.paper}/paper.yaml: {plan.identity.experiment}")
+    try:
+        outcome = module.train(plan.config, plan.identity.seeds, run, *([parent] if parent else []))
+    finally:
+        data.declare(None)
+    provenance: dict[str, Any] = {
+        "revision": revision(),
+        "device": device,
+        **runtime,
+        "code": plan.identity.code,
+        "data": plan.identity.data,
+        "machine": describe(),
+        "platform": platform.platform(),
+        "peak_memory": {"host": peak_memory("host"), "device": peak_memory("device")},
+    }
+    if parent is not None:
+        provenance["parent"] = {"run": str(parent.identity), "provenance": parent.provenance["digest"]}
+    return outcome, provenance
+
+
+def finished_parent(plan: PlannedRun, given: Path | None = None, *, quiet: bool = True) -> FinishedRun | None:
+    """The finished run that `plan` begins from, with every file verified; None where it begins from none.
+
+    Parameters are no artifact: where they are not there, they are made again.
+
+    Arguments:
+        given: Its folder; None for its place in `runs/`.
+
+    Raises:
+        RefigureError: It is missing, not finished, damaged or another run.
+    """
+    if plan.parent is None:
+        if given is not None:
+            raise RefigureError(f"--parent {given}: experiment {plan.identity.experiment!r} begins from no other run")
+        return None
+    identity = plan.parent.identity
+    folder = given or spec.root() / "runs" / identity.path
+    if given is None and not (folder / record.DONE).is_file():
+        raise RefigureError(
+            f"{plan.identity} begins from the run {identity}, which is not there or not finished; this makes it: "
+            f"python -m papers.{identity.paper} --experiment {identity.experiment} --variant {identity.variant} "
+            f"--scale {plan.scale} --seeds {','.join(map(str, identity.seeds))}"
+        )
+    parent = record.read(folder)
+    parent.verify()
+    if parent.key != identity.key:
+        raise RefigureError(f"{folder} holds {parent.identity}, but {plan.identity} begins from {identity}")
+    if FINAL.as_posix() in parent.checksums and not (folder / FINAL).exists():
+        _make_parameters(plan.parent, parent, quiet=quiet)
+    return parent
+
+
+def _make_parameters(plan: PlannedRun, run: FinishedRun, *, quiet: bool) -> None:
+    """Train a finished run again for its parameters, which must be those that it recorded."""
+    minutes = run.provenance.get("seconds", 0) / 60
+    print(f"{run.identity}: its parameters are not here, training it again ({minutes:.1f} min)", file=sys.stderr)
+    again = run.folder / ".again.part"
+    with atomic.holding(run.folder, wait=True):
+        if (run.folder / FINAL).exists():
+            return
+        execute(plan, again, quiet=quiet)
+        checksum = record.read(again).checksums.get(FINAL.as_posix())
+        if checksum != run.checksums[FINAL.as_posix()]:
+            raise RefigureError(
+                f"{run.identity}: trained again on this machine it ends in other parameters than it recorded; keep "
+                f"this machine's run instead: delete {run.folder} and build again"
+            )
+        (run.folder / FINAL).parent.mkdir(exist_ok=True)
+        (again / FINAL).replace(run.folder / FINAL)
+        shutil.rmtree(again, ignore_errors=True)
 
 
 def _module(plan: PlannedRun) -> ModuleType:
@@ -137,7 +200,7 @@ def _module(plan: PlannedRun) -> ModuleType:
             f"{plan.module} would run from {file}, but the key is of the code in {spec.root()}: "
             "start from that folder, or install it with pip install -e"
         )
-    arguments = ("config", "seeds", "run", *(["parent"] if plan.needs else []))
+    arguments = ("config", "seeds", "run", *(["parent"] if plan.parent else []))
     try:
         inspect.signature(module.train).bind(*arguments)
     except (AttributeError, TypeError):
@@ -145,31 +208,27 @@ def _module(plan: PlannedRun) -> ModuleType:
     return module
 
 
-def _parent(plan: PlannedRun, given: Path | None) -> runs.FinishedRun | None:
-    """The finished run that `plan` needs, with every file verified; None where it needs none.
+def _check_code(plan: PlannedRun) -> None:
+    """Refuse to train when a file was edited between the planning and the import of the experiment."""
+    planning.forget()
+    code = planning.reach(plan.identity.paper, plan.identity.experiment)
+    if code.digest != plan.identity.code:
+        changed = [
+            f"{file}: {name}"
+            for file, definitions in code.manifest.items()
+            for name, digest in definitions.items()
+            if plan.manifest.get(file, {}).get(name) != digest
+        ]
+        what = ", ".join(changed[:3]) or "a definition that it used"
+        raise RefigureError(f"{plan.identity}: {what} changed since this was planned: start again")
 
-    Arguments:
-        given: Its folder; None for its place in `runs/`.
 
-    Raises:
-        RefigureError: It is missing, not finished, damaged or another run.
-    """
-    if plan.needs is None:
-        if given is not None:
-            raise RefigureError(f"--parent {given}: experiment {plan.identity.experiment!r} needs no other run")
-        return None
-    needed = plan.needs.identity
-    folder = given or spec.root() / "runs" / needed.path
-    if given is None and not (folder / runs.DONE).is_file():
+def _check_key(plan: PlannedRun, expected: str | None) -> None:
+    if expected is not None and plan.identity.key != expected:
         raise RefigureError(
-            f"{plan.identity} needs the run {needed}, which is not there or not finished; this makes it: "
-            f"python -m papers.{needed.paper} --experiment {needed.experiment} --variant {needed.variant} "
-            f"--scale {plan.scale} --seeds {','.join(map(str, needed.seeds))}"
+            f"{plan.identity}: the key is {plan.identity.key}, not {expected}: code or settings changed since this was "
+            "planned; start the build again"
         )
-    parent = runs.read(folder, verify=True)
-    if parent.identity.key != needed.key:
-        raise RefigureError(f"{folder} holds {parent.identity}, but {plan.identity} needs {needed}")
-    return parent
 
 
 class _Parser(argparse.ArgumentParser):
@@ -191,42 +250,44 @@ def _parser(paper: str) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", help="seeds trained as one batch, such as 0-4 or 0,2,5")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: its place in runs/)")
-    parser.add_argument("--parent", type=Path, metavar="DIR", help="the run it needs (default: its place in runs/)")
+    parser.add_argument("--parent", type=Path, metavar="DIR", help="the run it begins from (default: in runs/)")
     parser.add_argument("--key", help="stop unless the run has this key")
     parser.add_argument("--no-resume", dest="resume", action="store_false", help="ignore an earlier checkpoint")
     parser.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (the default)")
     parser.add_argument("--wait", action="store_true", help="wait for another process that trains the same run")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as the experiment declares)")
-    parser.add_argument("--checkpoint-every", type=float, default=runs.SECONDS_BETWEEN_CHECKPOINTS, metavar="SECONDS")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as declared; other threads, other key)")
+    parser.add_argument("--checkpoint-every", type=float, default=record.SECONDS_BETWEEN_CHECKPOINTS, metavar="SECONDS")
+    parser.add_argument("--replay", type=Path, metavar="DIR", help="compare the opening with the run in DIR")
     parser.add_argument("--quiet", action="store_true", help="plain lines instead of a bar")
     parser.add_argument("--dry-run", action="store_true", help="print the folders of the runs and stop")
     return parser
 
 
 def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
-    """The runs that the options name."""
-    if options.scale not in SCALES:
-        raise RefigureError(f"no scale {options.scale!r}; {suggest(options.scale, SCALES)}")
+    """The runs that the options name; without `--experiment`, those of the experiments that the scale has."""
+    size = spec.scale_name(options.scale)
     if options.threads is not None and options.threads < 1:
         raise RefigureError(f"--threads {options.threads}: at least 1 is needed")
-    room = spec.load(paper)
+    experiments: Mapping[str, spec.Experiment] = spec.load(paper).experiments
     if options.experiment is not None:
-        spec.find(room.experiments, options.experiment, "experiment", paper)
+        experiments = {options.experiment: find(experiments, options.experiment, "experiment", paper)}
+    elif not any(size in experiment.scales for experiment in experiments.values()):
+        raise RefigureError(f"no experiment of {paper} has scale {size}")
     if options.seed and options.seeds:
         raise RefigureError("--seed and --seeds were both given: --seed trains one by one, --seeds as one batch")
     planned = []
-    for name, experiment in room.experiments.items():
-        if options.experiment not in (None, name):
+    for name, experiment in experiments.items():
+        if options.experiment is None and size not in experiment.scales:
             continue
-        scale = spec.find(experiment.scales, options.scale, "scale", f"{paper}/{name}")
+        scale = find(experiment.scales, size, "scale", f"{paper}/{name}")
         if options.variant is not None:
-            spec.find(experiment.variants, options.variant, "variant", f"{paper}/{name}")
+            find(experiment.variants, options.variant, "variant", f"{paper}/{name}")
         batches = [(seed,) for seed in options.seed] if options.seed else scale.batches()
         if options.seeds:
             batches = [_seed_range(options.seeds)]
         for variant in [options.variant] if options.variant else scale.variants or experiment.variants:
-            planned += [spec.plan_run(paper, name, variant, options.scale, batch, options.set) for batch in batches]
-    for name in ("out", "parent"):
+            planned += [plan_run(paper, name, variant, size, batch, options.set, options.threads) for batch in batches]
+    for name in ("out", "parent", "replay"):
         if getattr(options, name) is not None and len(planned) != 1:
             raise RefigureError(
                 f"--{name} names one folder, but {len(planned)} runs were asked for: "
@@ -254,20 +315,17 @@ def _seed_range(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def _revision() -> dict[str, Any]:
+def revision() -> dict[str, Any]:
     """The git revision and whether tracked files differ from it; empty outside of a checkout."""
-    folder = spec.root()
+    options: dict[str, Any] = {
+        "cwd": spec.root(), "capture_output": True, "text": True, "check": True, "timeout": 20,
+    }  # fmt: skip
     try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True, timeout=20
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=folder, capture_output=True, text=True, check=True, timeout=20,
-        )  # fmt: skip
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **options)
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options)
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"git": revision.stdout.strip(), "dirty": bool(changed.stdout.strip())}
+    return {"git": head.stdout.strip(), "dirty": bool(changed.stdout.strip())}
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

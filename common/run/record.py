@@ -4,24 +4,22 @@ runs/<paper>/<experiment>/<variant>/<seeds>-<key>/
     config.json              what names the run, and the digest of each definition in its code
     metrics.jsonl            appended while it trains
     checkpoint/resume.safetensors   the last good state, until the run is done
-    checkpoint/final.safetensors    the trained parameters
+    checkpoint/final.safetensors    the trained parameters; no artifact, made again where a further run begins from them
     arrays.npz               what figures need
-    provenance.json          where, when, with what, and every deviation from the paper; carries its own digest
+    provenance.json          where, when, with what, every deviation from the paper, and from which key it was carried
     metrics.json             the final metrics and the checksums of the other files; written last, and the same
                              bytes whenever the same run is made on the same machine
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
 import os
-import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,28 +28,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import atomic
-from common.errors import RefigureError
+from common.errors import RefigureError, is_full
 from common.room.config import build, canonical, to_dict
-from common.room.identity import Identity
+from common.room.identity import Identity, key_of
+from common.run import checkpoint
 
 if TYPE_CHECKING:
-    from common.room.spec import PlannedRun
+    from common.room.plan import PlannedRun
     from common.run.progress import Progress
     from common.train.recorder import Outcome
 
-__all__ = ["FinishedRun", "Run", "holding", "is_done", "read"]
+__all__ = ["FinishedRun", "Run", "is_done", "read", "read_record", "sha256_of", "with_digest"]
 
 DONE = "metrics.json"
-SECONDS_BETWEEN_CHECKPOINTS = 20.0
+STREAM = "metrics.jsonl"
+PROVENANCE = "provenance.json"
 RESUME = Path("checkpoint") / "resume.safetensors"
 FINAL = Path("checkpoint") / "final.safetensors"
-PROVENANCE = "provenance.json"
-FILES = ("config.json", "metrics.jsonl", "arrays.npz", FINAL.as_posix())
+FILES = ("config.json", STREAM, "arrays.npz", FINAL.as_posix())
 """What `metrics.json` holds the checksums of."""
+SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 
 class Run:
-    """A run in training: the real `common.recorder.Recorder`.
+    """A run in training: the real `common.train.recorder.Recorder`.
 
     Arguments:
         plan: What is run.
@@ -61,11 +61,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        plan: "PlannedRun",
-        folder: Path,
-        progress: "Progress",
-        every: float = SECONDS_BETWEEN_CHECKPOINTS,
+        self, plan: "PlannedRun", folder: Path, progress: "Progress", every: float = SECONDS_BETWEEN_CHECKPOINTS
     ) -> None:
         self.plan = plan
         self.folder = folder
@@ -73,87 +69,92 @@ class Run:
         self._every = every
         self._started = time.monotonic()
         self._saved = self._started
-        self._before = 0.0
-        self._sessions = 0
-        self._mine = False
-        self.step = 0
+        self._seconds_before = 0.0
+        self._sessions_before = 0
+        self._has_saved = False
+        self._stream = _Stream(folder / STREAM)
 
-    def begin(self) -> None:
+    def begin(self, *, resume: bool = True) -> None:
         """Make the folder and say in it whose it is.
 
+        Arguments:
+            resume: Whether to go on from a checkpoint that lies there.
+
         Raises:
-            RefigureError: The folder holds another run.
+            RefigureError: The folder holds another run, or another state of this one's record.
         """
         identity = self.plan.identity
-        record = {**identity.inputs, "key": identity.key, "manifest": self.plan.manifest}
+        record = {**identity.inputs, "key": identity.key, "manifest": to_dict(self.plan.manifest)}
         path = self.folder / "config.json"
         if path.exists():
-            there = _read_json(path)
-            if there.get("key") != identity.key:
+            present = _read_json(path)
+            if present.get("key") != identity.key:
                 raise RefigureError(
-                    f"{self.folder} holds another run (key {there.get('key')}, this one has {identity.key}): "
+                    f"{self.folder} holds another run (key {present.get('key')}, this one has {identity.key}): "
                     "give another folder with --out, or move that one away"
                 )
-        else:
-            atomic.write_json(path, record)
+            for name in sorted({*record, *present} - {"manifest"}):  # of which equal keys may differ in names
+                if record.get(name) != present.get(name):
+                    raise RefigureError(
+                        f"{path} was changed ({name} is {present.get(name)!r}, not {record.get(name)!r}): delete the "
+                        "run's folder and run it again"
+                    )
+        atomic.write_json(path, record)
+        if not resume:
+            for name in (RESUME, Path(STREAM)):
+                (self.folder / name).unlink(missing_ok=True)
 
-    def log(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
-        """Append one line to `metrics.jsonl`."""
+    def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
+        """Append one line to the metrics stream."""
+        entry = {"step": int(step), **metrics, **({"state": state} if state else {})}
         try:
-            line = json.dumps({"step": int(step), **metrics}, allow_nan=False) + "\n"
+            line = json.dumps(entry, allow_nan=False) + "\n"
         except ValueError:
             wrong = sorted(name for name, value in metrics.items() if not np.isfinite(value).all())
             raise RefigureError(
                 f"{self.plan.identity}: {', '.join(wrong)} is not finite at step {step}; the last checkpoint is kept"
             ) from None
         try:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(line)
+            self._stream.append(line)
         except OSError as error:
-            if atomic.is_full(error):
+            if is_full(error):
                 raise RefigureError(
-                    f"disk full: {self.folder / 'metrics.jsonl'} at step {step}; free some space and run again, "
-                    "it goes on from the last checkpoint"
+                    f"disk full: {self.folder / STREAM} at step {step}; free some space and run again, it goes on "
+                    "from the last checkpoint"
                 ) from error
-            raise RefigureError(f"cannot write {self.folder / 'metrics.jsonl'}: {error.strerror}") from error
+            raise RefigureError(f"cannot write {self.folder / STREAM}: {error.strerror}") from error
 
     def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
-        """Replace the last good checkpoint."""
-        from common.run import checkpoint
-
+        """Replace the last good checkpoint, which holds length and hash of the metrics stream so far."""
         meta = {
             "key": self.plan.identity.key,
             "step": str(int(step)),
-            "seconds": repr(self._before + time.monotonic() - self._started),
-            "sessions": str(self._sessions + 1),
+            "seconds": repr(self._seconds()),
+            "sessions": str(self._sessions_before + 1),
+            "stream": self._stream.synced(),
         }
         checkpoint.save(self.folder / RESUME, state, meta)
         self._saved = time.monotonic()
-        self._mine = True
-        self.step = int(step)
+        self._has_saved = True
 
     def restore(self) -> tuple[int, dict[str, np.ndarray]] | None:
         """The last good checkpoint; lines of the metrics stream that came after it are taken back.
 
         Raises:
-            RefigureError: The checkpoint is damaged or belongs to another configuration.
+            RefigureError: The checkpoint is damaged or belongs to another configuration, or the stream up to it is.
         """
-        from common.run import checkpoint
-
         if not (self.folder / RESUME).exists():
-            _keep_lines(self.folder / "metrics.jsonl", -1)
+            self._stream.cut("")
             return None
         arrays, meta = checkpoint.load(self.folder / RESUME, expect={"key": self.plan.identity.key})
-        self.step = int(meta["step"])
-        if not self._mine:  # a loop after another reads what this session wrote, whose time is counted already
-            self._before = float(meta["seconds"])
-            self._sessions = int(meta["sessions"])
-        _keep_lines(self.folder / "metrics.jsonl", self.step)
-        return self.step, arrays
+        if not self._has_saved:  # a loop after another reads what this session wrote, whose time is counted already
+            self._seconds_before = float(meta["seconds"])
+            self._sessions_before = int(meta["sessions"])
+        self._stream.cut(meta["stream"])
+        return int(meta["step"]), arrays
 
     def progress(self, step: int, total: int) -> None:
         """Show how far the run is."""
-        self.step = int(step)
         self._progress.update(step, total)
 
     def due(self) -> bool:
@@ -166,8 +167,6 @@ class Run:
         Raises:
             RefigureError: A final metric is not finite, or has not one number per seed.
         """
-        from common.run import checkpoint
-
         seeds = self.plan.identity.seeds
         metrics = {name: [float(value) for value in values] for name, values in outcome.metrics.items()}
         for name, values in metrics.items():
@@ -179,47 +178,92 @@ class Run:
                 )
         key = self.plan.identity.key
         if outcome.arrays:
-            packed = io.BytesIO()
-            np.savez_compressed(packed, **outcome.arrays)  # type: ignore[arg-type]
-            atomic.write_bytes(self.folder / "arrays.npz", packed.getvalue())
+            atomic.write_bytes(self.folder / "arrays.npz", _packed(outcome.arrays))
         if outcome.parameters:
-            checkpoint.save(self.folder / FINAL, outcome.parameters, {"key": key})
-        seconds = self._before + time.monotonic() - self._started
+            checkpoint.save(self.folder / FINAL, outcome.parameters)
         record = {
             **provenance,
-            "seconds": round(seconds, 3),
-            "sessions": self._sessions + 1,
+            "seconds": round(self._seconds(), 3),
+            "sessions": self._sessions_before + 1,
             "deviations": to_dict(self.plan.deviations),
             "scale": self.plan.scale,
         }
-        atomic.write_json(self.folder / PROVENANCE, {**record, "digest": _digest(record)})
-        final = {
-            "key": key,
-            "seeds": list(seeds),
-            "metrics": metrics,
-            "files": {name: _sha256(self.folder / name) for name in FILES if (self.folder / name).exists()},
-        }
-        atomic.write_json(self.folder / DONE, {**final, "digest": _digest(final)})
+        atomic.write_json(self.folder / PROVENANCE, with_digest(record))
+        files = {name: sha256_of(self.folder / name) for name in FILES if (self.folder / name).exists()}
+        final = {"key": key, "seeds": list(seeds), "metrics": metrics, "files": files}
+        atomic.write_json(self.folder / DONE, with_digest(final))
         with contextlib.suppress(OSError):
             (self.folder / RESUME).unlink(missing_ok=True)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+class _Stream:
+    """A file of lines whose length and hash are known at every moment."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._length = 0
+        self._hash = hashlib.sha256()
+
+    def append(self, line: str) -> None:
+        """Write one line at the end."""
+        content = line.encode()
+        with self._path.open("ab") as stream:
+            stream.write(content)
+        self._length += len(content)
+        self._hash.update(content)
+
+    def synced(self) -> str:
+        """The mark of what is written so far, which then survives a power cut."""
+        if self._path.exists():
+            with self._path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        return f"{self._length}:{self._hash.hexdigest()}"
+
+    def cut(self, mark: str) -> None:
+        """Take back what came after a mark; all of it for the empty one.
+
+        Raises:
+            RefigureError: What came before it is not what was written.
+        """
+        length, _, expected = mark.partition(":")
+        content = self._path.read_bytes() if self._path.exists() else b""
+        kept = content[: int(length or 0)]
+        self._length, self._hash = len(kept), hashlib.sha256(kept)
+        if mark and self._hash.hexdigest() != expected:
+            raise RefigureError(
+                f"{self._path} is damaged (it is not what the checkpoint beside it was written after): delete the "
+                "run's folder and run it again"
+            )
+        if kept != content:
+            atomic.write_bytes(self._path, kept)
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that is done, as figures and claims read it."""
+    """A run that is done, as figures and claims read it. Each file is compared with its checksum when it is read."""
 
     folder: Path
     """Where it lies."""
     identity: Identity
     """What names it."""
+    key: str
+    """The key that it was filed under; that of `identity` unless an earlier scheme of keys made it."""
     metrics: Mapping[str, Sequence[float]]
     """Name to one number per seed."""
     provenance: Mapping[str, Any]
     """Where it comes from."""
     manifest: Mapping[str, Mapping[str, str]]
     """Digest of every definition in its code."""
-    files: tuple[str, ...]
-    """Its files, relative to the folder; `metrics.json` last."""
+    checksums: Mapping[str, str]
+    """File, relative to the folder, to SHA-256."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its files, relative to the folder; `metrics.json` last. Parameters need not be there."""
+        return (*self.checksums, PROVENANCE, DONE)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -229,29 +273,49 @@ class FinishedRun:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays kept for figures."""
-        path = self.folder / "arrays.npz"
+        content = self._content("arrays.npz")
         try:
-            with np.load(path, allow_pickle=False) as packed:
+            with np.load(io.BytesIO(content), allow_pickle=False) as packed:
                 return {name: packed[name] for name in packed.files}
-        except (OSError, ValueError, LookupError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-            raise RefigureError(f"{path} cannot be read ({error}); delete the run's folder and build again") from None
+        except (ValueError, LookupError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise RefigureError(f"{self.folder / 'arrays.npz'} cannot be read ({error}): {_AGAIN}") from None
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
         """The trained parameters that `train` handed back: a flat mapping of names to arrays."""
-        from common.run import checkpoint
-
-        if FINAL.as_posix() not in self.files:
+        if FINAL.as_posix() not in self.checksums:
             raise RefigureError(f"{self.identity} left no parameters: its train must put them into its Outcome")
-        return checkpoint.load(self.folder / FINAL, expect={"key": self.identity.key})[0]
+        self._content(FINAL.as_posix())
+        return checkpoint.load(self.folder / FINAL)[0]
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics stream, line by line."""
-        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in self._content(STREAM).decode().splitlines()]
+
+    def verify(self) -> None:
+        """Compare every file with its checksum; parameters that are not there are passed over.
+
+        Raises:
+            RefigureError: A file is missing or damaged.
+        """
+        for name in self.checksums:
+            if name != FINAL.as_posix() or (self.folder / name).exists():
+                self._content(name)
+
+    def _content(self, name: str) -> bytes:
+        path = self.folder / name
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise RefigureError(f"{path} cannot be read ({error}); delete the run's folder and build again") from None
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise RefigureError(f"{path} is missing: {_AGAIN}") from None
+        except OSError as error:
+            raise RefigureError(f"{path} cannot be read ({error.strerror}): {_AGAIN}") from None
+        if hashlib.sha256(content).hexdigest() != self.checksums.get(name):
+            raise RefigureError(f"{path} is damaged (its checksum differs): {_AGAIN}")
+        return content
+
+
+_AGAIN = "delete the run's folder and run it again, or pull or import it again"
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -260,126 +324,81 @@ def is_done(folder: Path, key: str) -> bool:
         final = json.loads((folder / DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(final, dict) and final.get("key") == key and _whole(final)
+    return isinstance(final, dict) and final.get("key") == key and _is_whole(final)
 
 
-def read(folder: Path, *, verify: bool = False) -> FinishedRun:
+def read(folder: Path) -> FinishedRun:
     """A finished run.
-
-    Arguments:
-        verify: Hash every file and compare with what the run recorded when it finished.
 
     Raises:
         RefigureError: It is not finished, damaged, or its name does not fit its content.
     """
     if not (folder / DONE).is_file():
         raise RefigureError(f"{folder}: not a finished run (no {DONE}); run it again, it goes on where it stopped")
-    final, record = _read_json(folder / DONE), _read_json(folder / "config.json")
-    again = "delete the folder and run it again, or import it again"
-    if not _whole(final):
-        raise RefigureError(f"{folder / DONE} was changed after the run ended (digest differs): {again}")
-    names = {field.name for field in dataclasses.fields(Identity)}
-    fields = {name: value for name, value in record.items() if name in names}
-    identity: Identity = build(Identity, fields, str(folder / "config.json"))
-    if not identity.key == record.get("key") == final.get("key"):
-        raise RefigureError(f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {again}")
+    final, record, provenance = (_read_json(folder / name) for name in (DONE, "config.json", PROVENANCE))
+    for name, content in ((DONE, final), (PROVENANCE, provenance)):
+        if not _is_whole(content):
+            raise RefigureError(f"{folder / name} was changed after the run ended (digest differs): {_AGAIN}")
+    identity, key = read_record(folder)
+    if key != final.get("key"):
+        raise RefigureError(f"{folder}: its configuration has key {key}, it says {final.get('key')}: {_AGAIN}")
     if not isinstance(record.get("manifest"), dict):
-        raise RefigureError(f"{folder / 'config.json'} has no manifest: {again}")
+        raise RefigureError(f"{folder / 'config.json'} has no manifest: {_AGAIN}")
     metrics = build(dict[str, list[float]], final.get("metrics"), f"{folder / DONE}: metrics")
     for name, values in metrics.items():
         if len(values) != len(identity.seeds):
             raise RefigureError(
-                f"{folder / DONE}: metric {name} has {len(values)} values, not {len(identity.seeds)}: {again}"
+                f"{folder / DONE}: metric {name} has {len(values)} values, not {len(identity.seeds)}: {_AGAIN}"
             )
-    files = build(dict[str, str], final.get("files"), f"{folder / DONE}: files")
-    if verify:
-        for name, checksum in files.items():
-            if name not in FILES:
-                raise RefigureError(f"{folder / DONE} names {name!r}, which no run writes: {again}")
-            path = folder / name
-            if not path.is_file():
-                raise RefigureError(f"{path} is missing: {again}")
-            if _sha256(path) != checksum:
-                raise RefigureError(f"{path} is damaged (its checksum differs): {again}")
-        if not _whole(_read_json(folder / PROVENANCE)):
-            raise RefigureError(f"{folder / PROVENANCE} was changed after the run ended (digest differs): {again}")
-    return FinishedRun(
-        folder=folder,
-        identity=identity,
-        metrics=metrics,
-        provenance=_read_json(folder / PROVENANCE),
-        manifest=record["manifest"],
-        files=(*files, PROVENANCE, DONE),
-    )
+    checksums = build(dict[str, str], final.get("files"), f"{folder / DONE}: files")
+    for name in checksums:
+        if name not in FILES:
+            raise RefigureError(f"{folder / DONE} names {name!r}, which no run writes: {_AGAIN}")
+    run = FinishedRun(folder, identity, key, metrics, provenance, record["manifest"], checksums)
+    run._content("config.json")
+    return run
 
 
-@contextlib.contextmanager
-def holding(folder: Path, *, wait: bool = False, what: str = "") -> Iterator[None]:
-    """Hold a folder against other processes; the system frees it when this one dies, however it dies.
+def read_record(folder: Path) -> tuple[Identity, str]:
+    """What `config.json` of a run says: its identity and its key.
 
-    Arguments:
-        wait: Wait for the other process instead of failing.
-        what: What is held, for the message; the folder when left out.
+    Of a run of an earlier scheme the identity is what its record knew; the key is compared with all of the record.
 
     Raises:
-        RefigureError: Another process holds it.
+        RefigureError: It is missing, damaged, or its key does not fit the rest.
     """
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        if atomic.is_full(error):
-            raise RefigureError(f"disk full: cannot make {folder}; free some space and run again") from error
-        raise RefigureError(f"cannot write to {folder}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            busy = f"{what or folder} is in work by another process (pid {holder})"
-            if not wait:
-                raise RefigureError(f"{busy}: wait for it, or stop it first") from None
-            print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+    record = _read_json(folder / "config.json")
+    inputs = {name: value for name, value in record.items() if name not in ("key", "manifest")}
+    names = {"needs": "parent"}
+    fields = {names.get(name, name): value for name, value in inputs.items()}
+    identity: Identity = build(Identity, fields, str(folder / "config.json"))
+    if key_of(inputs) != record.get("key"):
+        raise RefigureError(f"{folder}: its configuration has key {key_of(inputs)}, not {record.get('key')}: {_AGAIN}")
+    return identity, str(record["key"])
 
 
-def _keep_lines(path: Path, until: int) -> None:
-    """Take back the lines of a metrics stream after step `until`, and one cut short by a kill."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith("\n") or not isinstance(entry, dict) or entry.get("step", until + 1) > until:
-            break
-        kept.append(line)
-    atomic.write_text(path, "".join(kept))
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the digest of everything else in it."""
+    bare = {name: value for name, value in content.items() if name != "digest"}
+    return {**bare, "digest": hashlib.sha256(canonical(bare).encode()).hexdigest()}
 
 
-def _digest(final: Mapping[str, Any]) -> str:
-    content = {name: value for name, value in final.items() if name != "digest"}
-    return hashlib.sha256(canonical(content).encode()).hexdigest()
-
-
-def _whole(final: Mapping[str, Any]) -> bool:
+def _is_whole(content: Mapping[str, Any]) -> bool:
     """Whether the content is what its digest was taken of."""
     try:
-        return final.get("digest") == _digest(final)
+        return bool(content.get("digest") == with_digest(content)["digest"])
     except ValueError:  # a number that is not finite, which no run writes
         return False
 
 
-def _sha256(path: Path) -> str:
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+    return packed.getvalue()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -388,9 +407,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RefigureError(f"{path} is missing: delete the run's folder and build again") from None
+        raise RefigureError(f"{path} is missing: {_AGAIN}") from None
     except (OSError, ValueError) as error:
-        raise RefigureError(f"{path} cannot be read ({error}): delete the run's folder and build again") from None
+        raise RefigureError(f"{path} cannot be read ({error}): {_AGAIN}") from None
     if not isinstance(value, dict):
-        raise RefigureError(f"{path} is not what a run writes: delete the run's folder and build again")
+        raise RefigureError(f"{path} is not what a run writes: {_AGAIN}")
     return value

@@ -52,10 +52,10 @@ def drive(
     finite = {name for name, array in snapshot().items() if _is_finite(array)}
     done = 0
     if (checkpoint := recorder.restore()) is not None:
-        done, state = checkpoint
+        done = checkpoint[0]
         if done > total:
             raise RefigureError(f"the checkpoint is at step {done}, beyond the {total} steps asked for; delete it")
-        restore(state)
+        restore(checkpoint[1])
     for stage, end in enumerate(stages):
         while done < end:
             length = min(chunk - done % chunk, end - done)

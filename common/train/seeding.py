@@ -12,9 +12,7 @@ traced, take the key once and fold the step in: `jax.random.fold_in(jax_key(seed
 import hashlib
 import json
 import operator
-import os
-import sys
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     import jax
     import torch
 
-__all__ = ["deterministic", "jax_key", "numpy_rng", "torch_generator"]
+__all__ = ["jax_key", "numpy_rng", "torch_generator"]
 
 
 def numpy_rng(seed: SupportsIndex, *purpose: str | SupportsIndex) -> np.random.Generator:
@@ -51,25 +49,6 @@ def jax_key(seed: SupportsIndex, *purpose: str | SupportsIndex) -> "jax.Array":
     shape = jax.random.key_data(like).shape
     words = np.frombuffer(_hash(seed, purpose, 4 * shape[0]), "<u4")
     return jax.random.wrap_key_data(jax.numpy.asarray(words), impl=jax.random.key_impl(like))
-
-
-def deterministic() -> dict[str, Any]:
-    """Make operations repeatable bit for bit on the same machine; returns what was set, for provenance.
-
-    CPU runs are repeatable as they are (with the thread count fixed). On CUDA, PyTorch then raises for an
-    operation that has no deterministic kernel. The two environment variables are read when CUDA libraries and
-    XLA start: call this before the first array is made.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    flag = "--xla_gpu_deterministic_ops=true"
-    if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    done: dict[str, Any] = {name: os.environ[name] for name in ("CUBLAS_WORKSPACE_CONFIG", "XLA_FLAGS")}
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-        done["torch"] = torch.are_deterministic_algorithms_enabled()
-    return done
 
 
 def _hash(seed: SupportsIndex, purpose: tuple[str | SupportsIndex, ...], size: int) -> bytes:
