@@ -15,7 +15,7 @@ help:
 	@echo "make lint              ruff and mypy"
 	@echo "make benchmark         steps/s against the reference speed"
 	@echo "make gallery           docs/gallery/ and the README's table from results/"
-	@echo "make artifacts         record what was built with DVC and store it in artifacts/"
+	@echo "make artifacts         record what was built with DVC and store it in artifacts/ (ALLOW_UNKNOWN=1: any revision)"
 	@echo "make lock              rewrite the requirement locks"
 
 setup: $(READY)
@@ -54,6 +54,7 @@ gallery: $(READY)
 	$(BIN)/refigure gallery
 
 artifacts: $(READY)
+	$(BIN)/refigure check $(if $(ALLOW_UNKNOWN),--allow-unknown)
 	$(BIN)/dvc repro
 	$(BIN)/dvc push
 

@@ -23,7 +23,7 @@ report: "workflow/report/index.rst"
 rule all:
     default_target: True
     input:
-        [f"results/{paper}/{name}" for paper in PAPERS for name in outputs(paper)],
+        [file for room in ROOMS for file in targets(room)],
 
 onstart:
     hold_build(workflow.basedir)

@@ -1,28 +1,29 @@
 """What the rules ask: papers, runs, outputs. Reads specs only; no torch, no jax, no paper's method."""
 
-import fcntl
+import contextlib
 import functools
-import hashlib
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from common import atomic
 from common.errors import RefigureError, suggest
-from common.report.inputs import digest_of_drawing, output_names
+from common.report.inputs import is_current, output_names
 from common.room import spec
+from common.room.plan import PlannedRun, plan
 
 __all__ = [
+    "Room",
     "checked",
-    "drawing_digest",
     "hold_build",
+    "marker",
     "options_of",
-    "outputs",
-    "planned_runs",
+    "rooms",
     "unknown_target",
     "unknown_targets",
 ]
@@ -30,7 +31,7 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_held: list[int] = []
+_held = contextlib.ExitStack()
 """The lock of this build; the system frees it when the process ends, however it ends."""
 
 
@@ -49,8 +50,22 @@ class Job:
     memory: int
     """MB."""
     minutes: int
-    needs: str
+    parent: str
     """Folder of the run that must be there before; empty: none."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """A paper that is asked for."""
+
+    paper: str
+    jobs: Sequence[Job]
+    outputs: Sequence[str]
+    """Files of `results/<paper>/`."""
+    current: bool
+    """Whether they are what would be drawn."""
+    fault: str = ""
+    """Why the room cannot be planned: then it has neither jobs nor outputs."""
 
 
 def in_one_line(function: Callable[P, T]) -> Callable[P, T]:
@@ -70,21 +85,68 @@ def in_one_line(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @in_one_line
-def checked(config: Mapping[str, Any]) -> tuple[list[str], str]:
-    """The papers and the scale that the configuration asks for."""
+def checked(config: Mapping[str, Any], words: Sequence[str]) -> tuple[list[str], spec.ScaleName]:
+    """The papers and the scale that the configuration and the command line ask for.
+
+    Arguments:
+        words: The command line: where its targets name papers, these alone are planned.
+    """
     known = {"scale", "papers"}
     for key in config:
         if key not in known:
             raise RefigureError(f"--config {key}: unknown key; {suggest(key, known)}")
-    scale, wanted = config["scale"], config["papers"] or spec.papers()
+    scale, wanted = spec.scale_name(str(config["scale"]), "--config scale: "), config["papers"] or spec.papers()
     if isinstance(wanted, str):
         wanted = wanted.split(",")
-    if scale not in spec.SCALES:
-        raise RefigureError(f"--config scale={scale}: no such scale; {suggest(str(scale), spec.SCALES)}")
     for paper in map(str, wanted):
         if paper not in spec.papers():
             raise RefigureError(f"--config papers: no paper {paper!r}; {suggest(paper, spec.papers())}")
-    return [str(paper) for paper in wanted], scale
+    named = {match[1] for word in words if (match := re.match(r"(?:\./)?(?:results|runs)/(\w+)", word))}
+    asked = [str(paper) for paper in wanted if paper in named]
+    return asked or [str(paper) for paper in wanted], scale
+
+
+def rooms(papers: Sequence[str], scale: spec.ScaleName) -> list[Room]:
+    """The rooms that are asked for; a broken one stops the build only where it is the only one."""
+    planned = [_room(paper, scale) for paper in papers]
+    if len(planned) == 1 and planned[0].fault:
+        sys.exit(f"error: {planned[0].fault}")
+    return planned
+
+
+def _room(paper: str, scale: spec.ScaleName) -> Room:
+    try:
+        jobs = [_job(run) for run in plan(paper, scale)]
+        return Room(paper, jobs, output_names(paper), is_current(paper, scale))
+    except RefigureError as error:
+        return Room(paper, [], [], False, str(error))
+
+
+def _job(run: PlannedRun) -> Job:
+    cost = run.expected
+    return Job(
+        path=_folder(run),
+        paper=run.identity.paper,
+        experiment=run.identity.experiment,
+        variant=run.identity.variant,
+        seeds=",".join(map(str, run.identity.seeds)),
+        scale=run.scale,
+        threads=run.identity.threads,
+        gpus=run.gpus,
+        memory=int(1.5 * cost.memory) if cost else 2000,
+        minutes=max(10, int(5 * cost.seconds / 60)) if cost else 120,
+        parent=_folder(run.parent) if run.parent else "",
+    )
+
+
+def _folder(run: PlannedRun) -> str:
+    return f"runs/{run.identity.path.as_posix()}"
+
+
+def options_of(job: Job) -> str:
+    """The options of `python -m papers.<paper>` that train a job's run."""
+    options = {"experiment": job.experiment, "variant": job.variant, "scale": job.scale, "seeds": job.seeds}
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
 
 
 @in_one_line
@@ -98,81 +160,23 @@ def unknown_target(target: str) -> None:
     raise RefigureError(f"results/{paper} has no {file!r}; {suggest(file, output_names(paper))}")
 
 
-def unknown_targets(papers: list[str]) -> str:
-    """A pattern of what lies under `results/` and is none of the files that `papers` have."""
-    known = "|".join(re.escape(f"{paper}/{name}") for paper in papers for name in outputs(paper))
+def unknown_targets(planned: Sequence[Room]) -> str:
+    """A pattern of what lies under `results/` and is none of the files that rooms have."""
+    names = [f"{room.paper}/{name}" for room in planned for name in room.outputs]
+    known = "|".join(map(re.escape, [*names, *(f"{room.paper}.fault" for room in planned)]))
     return f"(?!(?:{known})$).+"
 
 
-@in_one_line
-def planned_runs(paper: str, scale: str) -> list[Job]:
-    """The runs of a paper at a scale."""
-    return [_job(plan) for plan in spec.plan(paper, scale)]
-
-
-def _job(plan: spec.PlannedRun) -> Job:
-    cost = plan.expected
-    return Job(
-        path=_folder(plan),
-        paper=plan.identity.paper,
-        experiment=plan.identity.experiment,
-        variant=plan.identity.variant,
-        seeds=",".join(map(str, plan.identity.seeds)),
-        scale=plan.scale,
-        threads=plan.threads,
-        gpus=plan.gpus,
-        memory=int(1.5 * cost.memory) if cost else 2000,
-        minutes=max(10, int(5 * cost.seconds / 60)) if cost else 120,
-        needs=_folder(plan.needs) if plan.needs else "",
-    )
-
-
-def _folder(plan: spec.PlannedRun) -> str:
-    return f"runs/{plan.identity.path.as_posix()}"
-
-
-def options_of(job: Job) -> str:
-    """The options of `python -m papers.<paper>` that train a job's run."""
-    options = {"experiment": job.experiment, "variant": job.variant, "scale": job.scale, "seeds": job.seeds}
-    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
-
-
-@in_one_line
-def outputs(paper: str) -> list[str]:
-    """Files of `results/<paper>/`."""
-    return output_names(paper)
-
-
-@in_one_line
-def drawing_digest(paper: str, scale: str) -> str:
-    """A file that changes exactly when the meaning of what draws a paper does: code, claims, spec.
-
-    Snakemake compares it by content, so that an edited comment re-draws nothing.
-    """
-    text = digest_of_drawing(paper, scale) + "\n"
-    path = Path(".snakemake") / "refigure" / f"{paper}-{scale}.digest"
-    if not path.is_file() or path.read_text() != text:
+def marker(room: Room, scale: str) -> str:
+    """A file that is as new as now where a room must be drawn, so that Snakemake, which looks at times, draws it."""
+    path = Path(".snakemake") / "refigure" / f"{room.paper}-{scale}"
+    if not (room.current and path.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(text)
-        os.replace(part, path)
+        path.touch()
     return path.as_posix()
 
 
 @in_one_line
 def hold_build(folder: str) -> None:
     """Hold the repository against a second build, for as long as this process lives."""
-    name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:8]
-    path = Path(folder) / ".snakemake" / f"refigure-{name}.lock"
-    path.parent.mkdir(exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        raise RefigureError(
-            f"another build works in this folder (pid {holder}): wait for it to end, or stop it first"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    _held.append(descriptor)
+    _held.enter_context(atomic.holding(Path(os.path.realpath(folder)) / ".snakemake" / "refigure", what="this folder"))

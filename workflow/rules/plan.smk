@@ -1,10 +1,12 @@
 # The facts the rules below are made from; everything comes from papers/*/paper.yaml.
-from planning import (
-    checked, drawing_digest, hold_build, options_of, outputs, planned_runs, unknown_target, unknown_targets,
-)
+import shlex
 
-PAPERS, SCALE = checked(config)
-RUNS = {run.path: run for paper in PAPERS for run in planned_runs(paper, SCALE)}
+from planning import checked, hold_build, marker, options_of, rooms, unknown_target, unknown_targets
+
+PAPERS, SCALE = checked(config, sys.argv[1:])
+ROOMS = rooms(PAPERS, SCALE)
+JOBS = {job.path: job for room in ROOMS for job in room.jobs}
+PYTHON = shlex.quote(sys.executable)
 
 wildcard_constraints:
     paper="|".join(PAPERS),

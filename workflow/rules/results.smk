@@ -1,20 +1,24 @@
-for _paper in PAPERS:
+# Whether there is anything to draw is decided by content (`is_current`), so times mean nothing here, too: a fresh clone
+# after `dvc pull` draws nothing. Where it must be drawn, the marker is a file as new as now.
+for _room in ROOMS:
 
     rule:
-        name: f"draw_{_paper}"
+        name: f"draw_{_room.paper}"
         input:
-            runs=[f"{path}/metrics.json" for path, run in RUNS.items() if run.paper == _paper],
-            drawing=drawing_digest(_paper, SCALE),
+            runs=[ancient(f"{job.path}/metrics.json") for job in _room.jobs],
+            marker=ancient(marker(_room, SCALE)) if _room.current else marker(_room, SCALE),
         output:
             [
-                report(f"results/{_paper}/{name}", category=_paper)
-                if name.endswith((".png", "claims.csv")) else f"results/{_paper}/{name}"
-                for name in outputs(_paper)
-            ],
-        log: f"logs/{_paper}/draw.log",
+                report(f"results/{_room.paper}/{name}", category=_room.paper)
+                if name.endswith((".png", "claims.csv")) else f"results/{_room.paper}/{name}"
+                for name in _room.outputs
+            ] or f"results/{_room.paper}.fault",
+        log: f"logs/{_room.paper}/draw.log",
         params:
-            paper=_paper,
+            paper=_room.paper,
             scale=SCALE,
-        message: "drawing results/" + _paper
+            fault=shlex.quote(_room.fault),
+        message: "drawing results/" + _room.paper
         shell:
-            "{sys.executable} -m common.report {params.paper} --scale {params.scale} 2>&1 | tee {log}"
+            "echo error: {params.fault} | tee {log} >&2; exit 1" if _room.fault else
+            "{PYTHON} -m common.report {params.paper} --scale {params.scale} 2>&1 | tee {log}"
