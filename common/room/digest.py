@@ -303,8 +303,8 @@ class _Writer:
         return isinstance(node, ast.AnnAssign) and not self._depth and node.col_offset > 0
 
     def _function(self, node: FunctionNode) -> str:
-        outside = [self.write(part) for part in getattr(node, "decorator_list", [])]
-        defaults = [self.write(part) for part in (*node.args.defaults, *filter(None, node.args.kw_defaults))]
+        outside = self.write(getattr(node, "decorator_list", []))
+        defaults = self.write([*node.args.defaults, *filter(None, node.args.kw_defaults)])
         body = node.body if isinstance(node.body, list) else [node.body]
         self._scopes.append({argument.arg for argument in _arguments(node.args)} | _local_names(body))
         self._depth += 1

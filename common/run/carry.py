@@ -252,8 +252,11 @@ def _file(move: Move, result: Mapping[str, Any]) -> str:
     key = today.identity.key
     atomic.write_json(part / "config.json", {**today.identity.inputs, "key": key, "manifest": to_dict(today.manifest)})
     checksums = dict(run.checksums)
-    for name in checksums.keys() - {"config.json", FINAL.as_posix()}:
-        shutil.copyfile(run.folder / name, part / name)
+    if record.STREAM in checksums:
+        shutil.copyfile(run.folder / record.STREAM, part / record.STREAM)
+    if "arrays.npz" in checksums:
+        atomic.write_bytes(part / "arrays.npz", record.packed(run.arrays))
+        checksums["arrays.npz"] = record.sha256_of(part / "arrays.npz")
     if FINAL.as_posix() in checksums and (run.folder / FINAL).exists():
         checkpoint.save(part / FINAL, run.parameters)
         checksums[FINAL.as_posix()] = record.sha256_of(part / FINAL)

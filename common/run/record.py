@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
 import time
 import zipfile
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from common.run.progress import Progress
     from common.train.recorder import Outcome
 
-__all__ = ["FinishedRun", "Run", "is_done", "read", "read_record", "sha256_of", "with_digest"]
+__all__ = ["FinishedRun", "Run", "is_done", "packed", "read", "read_record", "sha256_of", "with_digest"]
 
 DONE = "metrics.json"
 STREAM = "metrics.jsonl"
@@ -178,7 +179,7 @@ class Run:
                 )
         key = self.plan.identity.key
         if outcome.arrays:
-            atomic.write_bytes(self.folder / "arrays.npz", _packed(outcome.arrays))
+            atomic.write_bytes(self.folder / "arrays.npz", packed(outcome.arrays))
         if outcome.parameters:
             checkpoint.save(self.folder / FINAL, outcome.parameters)
         record = {
@@ -277,7 +278,7 @@ class FinishedRun:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as packed:
                 return {name: packed[name] for name in packed.files}
-        except (ValueError, LookupError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        except (ValueError, LookupError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise RefigureError(f"{self.folder / 'arrays.npz'} cannot be read ({error}): {_AGAIN}") from None
 
     @cached_property
@@ -391,10 +392,14 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
         return False
 
 
-def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
-    return packed.getvalue()
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as an .npz file, the smallest that NumPy reads; the same arrays give the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
+    return content.getvalue()
 
 
 def sha256_of(path: Path) -> str:
