@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,23 +114,29 @@ def carry(paper: str, experiment: str | None = None, *, jobs: int = 1, every_see
 
 
 def _replay_apart(move: Move) -> dict[str, Any]:
-    """The result of a replay in a process of its own: what was compared, or the fault."""
-    identity = move.plan.identity
-    with tempfile.TemporaryDirectory(prefix="refigure-carry-") as scratch:
-        words = [
-            sys.executable, "-m", f"papers.{identity.paper}", "--experiment", identity.experiment, "--variant",
-            identity.variant, "--scale", move.plan.scale, "--seeds", ",".join(map(str, identity.seeds)),
-            "--replay", os.fspath(move.run.folder), "--out", scratch, "--quiet",
-        ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": os.fspath(spec.root())}
-        done = subprocess.run(words, cwd=spec.root(), env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-            return {
-                "fault": (lines or done.stderr.splitlines() or ["it ended without a word"])[-1].removeprefix("error: ")
-            }
-        result: dict[str, Any] = json.loads((Path(scratch) / SUMMARY).read_text())
-        return result
+    """The result of a replay in a process of its own: what was compared, or the fault.
+
+    A result lies in the old run's folder until the run is filed, so that an interrupted command goes on.
+    """
+    identity, result = move.plan.identity, move.run.folder / SUMMARY
+    if result.exists() and json.loads(result.read_text()).get("code") == identity.code:
+        return _without(json.loads(result.read_text()), "code")
+    words = [
+        sys.executable, "-m", f"papers.{identity.paper}", "--experiment", identity.experiment, "--variant",
+        identity.variant, "--scale", move.plan.scale, "--seeds", ",".join(map(str, identity.seeds)),
+        "--replay", os.fspath(move.run.folder), "--quiet",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.fspath(spec.root())}
+    done = subprocess.run(words, cwd=spec.root(), env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        last = (lines or done.stderr.splitlines() or ["it ended without a word"])[-1]
+        return {"fault": last.removeprefix("error: ")}
+    return _without(json.loads(result.read_text()), "code")
+
+
+def _without(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != name}
 
 
 class _Parted(Exception):
@@ -180,8 +185,8 @@ class _Replay:
         return False
 
 
-def replay(today: PlannedRun, folder: Path, out: Path) -> None:
-    """Train a run's opening again, compare, and write what was compared to a file in `out`.
+def replay(today: PlannedRun, folder: Path) -> None:
+    """Train a run's opening again, compare, and write what was compared to a file in the run's folder.
 
     Raises:
         RefigureError: Something differs; the message says where the two part.
@@ -207,8 +212,9 @@ def replay(today: PlannedRun, folder: Path, out: Path) -> None:
         "seconds": round(time.monotonic() - started, 1),
         "revision": revision(),
         "machine": describe(),
+        "code": today.identity.code,
     }
-    atomic.write_json(out / SUMMARY, result)
+    atomic.write_json(folder / SUMMARY, result)
 
 
 def _compare_ends(run: FinishedRun, outcome: Any, clocked: Sequence[str]) -> None:

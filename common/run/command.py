@@ -51,7 +51,7 @@ def main(paper: str, arguments: Sequence[str] | None = None) -> int:
             elif options.replay is not None:
                 from common.run.carry import replay
 
-                replay(plan, options.replay, Path(folder))
+                replay(plan, options.replay)
             else:
                 _check_key(plan, options.key)
                 execute(
