@@ -152,9 +152,9 @@ def test_what_changes_while_dvc_builds_is_refused(room: Repository):
         )  # fmt: skip
     room.builds.append(build)
     until(lambda: "Building DAG" in log.read_text())
-    room.room("README.md", "# ", "# Meanwhile: ")
+    room.room("figures.py", '"""The figures', '"""Meanwhile, the figures')
     assert build.wait(120) == 1
-    assert f"error: papers/{ROOM}/README.md changed while results/{ROOM} was built" in log.read_text()
+    assert f"error: papers/{ROOM}/figures.py changed while results/{ROOM} was built" in log.read_text()
 
 
 def test_each_scale_draws_its_own_runs(room: Repository):

@@ -16,6 +16,7 @@ def content(paper: str) -> dict[str, str]:
     """File to SHA-256, of all that the stage of a paper depends on."""
     folders = [ROOT / name for name in (f"papers/{paper}", "common", "workflow")]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = [path for path in files if "tests" not in path.parts and path.name != "README.md"]  # as .dvcignore says
     files += [ROOT / "Snakefile", ROOT / "config" / "config.yaml"]
     return {path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
