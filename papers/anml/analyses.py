@@ -1,4 +1,4 @@
-"""What a representation is like: how sparse, how many units never speak, what its neighbourhoods know (section 4.2)."""
+"""Measures of a representation: its sparsity, its dead units, and what nearest neighbours tell (section 4.2)."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,12 +10,12 @@ ACTIVE = 0.01
 
 
 def active_fraction(h: Float[np.ndarray, "N d"]) -> float:
-    """The share of units that are active, over images."""
+    """Mean share of units that are active on an image."""
     return float((h > ACTIVE).mean())
 
 
 def dead_fraction(h: Float[np.ndarray, "N d"]) -> float:
-    """The share of units that are active for no image."""
+    """Share of units that are active on no image."""
     return float((~(h > ACTIVE).any(0)).mean())
 
 
@@ -26,25 +26,25 @@ def knn_accuracy(
     truth: Int[np.ndarray, " M"],
     k: int,
 ) -> float:
-    """How often the majority of the k nearest known points (Euclidean) has the query's class.
+    """Share of queries whose class is that of most of their k nearest known points (Euclidean distance).
 
-    A tie between classes goes to the one whose nearest point is nearest.
+    A tie between classes goes to the class whose nearest point is nearest.
     """
     squares = (known**2).sum(1)
-    right = 0
+    correct = 0
     for part in range(0, len(queries), 512):
         distances = squares - 2 * queries[part : part + 512] @ known.T
         nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]
         order = np.take_along_axis(distances, nearest, 1).argsort(1, kind="stable")
         votes = labels[np.take_along_axis(nearest, order, 1)]
         counts = (votes[:, :, None] == votes[:, None]).sum(2)
-        chosen = np.take_along_axis(votes, counts.argmax(1)[:, None], 1)[:, 0]
-        right += int((chosen == truth[part : part + 512]).sum())
-    return right / len(queries)
+        predicted = np.take_along_axis(votes, counts.argmax(1)[:, None], 1)[:, 0]
+        correct += int((predicted == truth[part : part + 512]).sum())
+    return correct / len(queries)
 
 
 def principal_components(h: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N 2"]:
-    """Coordinates on the two directions of largest variance; the larger half of each points up."""
+    """Coordinates on the two directions of largest variance, each signed so that its extreme value is positive."""
     centred = h - h.mean(0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     points = left[:, :2] * sizes[:2]
@@ -52,5 +52,5 @@ def principal_components(h: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N 2"
 
 
 def relative_drop(oracle: Float[np.ndarray, "..."], sequential: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """(oracle - sequential) / oracle: what forgetting costs of the accuracy that shuffled learning reaches."""
+    """(oracle - sequential) / oracle: the share of the accuracy of shuffled learning that sequential learning loses."""
     return (oracle - sequential) / np.maximum(oracle, 1e-9)

@@ -22,11 +22,11 @@ class MetaTrain:
     network: Literal["anml", "oml", "oml84"] = "anml"
     """Trunk: ANML's three normed blocks; OML's six convolutions as ANML's authors ran them; those of OML's own code."""
     channels: int = 256
-    """Of the prediction network's convolutions (official code)."""
+    """Channels of the prediction network's convolutions (official code)."""
     neuromodulation: bool = True
     """Whether a second trunk gates the representation."""
     nm_channels: int = 112
-    """Of the neuromodulatory network's convolutions (official code)."""
+    """Channels of the neuromodulatory network's convolutions (official code)."""
     hidden: int = 0
     """Width of a dense layer between trunk and output; 0 for none. OML as ANML's authors ran it: 1024."""
     outputs: int = 1000
@@ -34,7 +34,8 @@ class MetaTrain:
     plastic: Literal["all", "head"] = "all"
     """What the inner loop changes: the whole prediction network (ANML), or its dense layers (OML)."""
     gradient: Literal["second", "first"] = "second"
-    """Through the inner steps (the papers' text), or not (ANML's published code)."""
+    """Whether the meta-gradient goes through the inner steps (`second`, the papers' text) or not (`first`, ANML's
+    published code)."""
     side: int = 28
     """Pixels a side."""
     pixels: Literal["unit", "published"] = "unit"
@@ -43,17 +44,17 @@ class MetaTrain:
     classes: int = 963
     """Background characters in use (official code)."""
     iterations: int = 20_000
-    """Meta-iterations (section 3.2); of pre-training as many steps on as many images."""
+    """Meta-iterations (section 3.2); pre-training makes as many steps on as many images."""
     inner_steps: int = 20
     """Images of the trajectory's class, one step each (section 3.2)."""
     inner_rate: float = 0.1
-    """Of the inner loop's gradient descent (official command; ANML)."""
+    """Learning rate of the inner loop's gradient descent (official command; ANML)."""
     remember: int = 64
     """Images of all classes in the meta-batch, besides the trajectory's (section 3.2)."""
     outer_rate: float = 1e-3
-    """Adam's (official command; ANML)."""
+    """Learning rate of Adam in the outer loop (official command; ANML)."""
     precision: Literal["fp32", "tf32"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -65,23 +66,25 @@ class MetaTrain:
             raise ValueError(f"{self.classes} classes need as many outputs, not {self.outputs}")
         if self.inner_steps > 20:
             raise ValueError(f"inner_steps must be at most 20, the drawings of a class, not {self.inner_steps}")
-        others = 20 * self.classes - (self.inner_steps if self.objective == "iid" else 0)
-        if self.remember > others:
-            raise ValueError(f"remember must be at most {others}, as many drawings as there are, not {self.remember}")
+        available = 20 * self.classes - (self.inner_steps if self.objective == "iid" else 0)
+        if self.remember > available:
+            raise ValueError(
+                f"remember must be at most {available}, as many drawings as there are, not {self.remember}"
+            )
         if self.neuromodulation and self.nm_channels < 1:
             raise ValueError(f"nm_channels must be positive, not {self.nm_channels}")
         if self.hidden < 0:
             raise ValueError(f"hidden must be 0 or a width, not {self.hidden}")
         if self.plastic == "head" and self.neuromodulation:
             raise ValueError("plastic: a neuromodulated network is plastic as a whole; use all")
-        least = 84 if self.network == "oml84" else 28
-        if self.side != least:
-            raise ValueError(f"side must be {least} for network {self.network}, not {self.side}")
+        expected_side = 84 if self.network == "oml84" else 28
+        if self.side != expected_side:
+            raise ValueError(f"side must be {expected_side} for network {self.network}, not {self.side}")
 
 
 @dataclass(frozen=True)
 class MetaTest:
-    """Learning evaluation characters one after the other."""
+    """Meta-testing: evaluation characters are learned one after the other."""
 
     plastic: Literal["output", "head", "all"] = "output"
     """What learns: the output layer (ANML, OML-OLFT), all dense layers (OML, pre-training), everything (scratch)."""
@@ -104,9 +107,9 @@ class MetaTest:
     rates: tuple[float, ...] = (3e-3, 1e-3, 6e-4, 4e-4, 3e-4, 2e-4, 1e-4, 6e-5, 3e-5, 1e-5)
     """Rates to choose from (after the official code's list)."""
     neighbours: int = 5
-    """Of the nearest-neighbour classifiers (section 4.2)."""
+    """Neighbours that the nearest-neighbour classifiers ask (section 4.2)."""
     precision: Literal["fp32", "tf32"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "trajectories", "trials", "neighbours", "pool", "iid_epochs")

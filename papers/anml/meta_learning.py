@@ -1,4 +1,4 @@
-"""The meta-objective: twenty steps of gradient descent on one class, and what they did to all classes (algorithm 1).
+"""The meta-objective: the loss on all classes after twenty steps of gradient descent on one class (algorithm 1).
 
 The gradient of a dense layer for one image is an outer product, so after k steps the layer is its initial value plus
 k such products. They are kept as pairs (`Trace`) and never multiplied out: the same numbers, without moving a matrix
@@ -23,16 +23,16 @@ Tree = TypeVar("Tree")
 
 
 class Scheme(NamedTuple):
-    """What of a learner is no array."""
+    """The settings of a learner that are not arrays."""
 
     blocks: tuple[Block, ...]
-    """Of the trunk, and of the neuromodulatory trunk."""
+    """Blocks of the trunk, and of the neuromodulatory trunk."""
     plastic: Literal["all", "head"] = "all"
     """What the inner loop changes: trunk and dense layers (ANML), or dense layers alone (OML)."""
     gradient: Literal["second", "first"] = "second"
-    """Whether the meta-gradient goes through the inner steps, or takes their sum for a constant."""
+    """Whether the meta-gradient goes through the inner steps (`second`) or treats them as constant (`first`)."""
     rate: float = 0.1
-    """Of the inner steps."""
+    """Learning rate of the inner steps."""
 
     def at_once(self, count: int) -> int:
         """How many of `count` images to differentiate at once: on a CPU so few that their maps stay in its cache."""
@@ -46,13 +46,13 @@ class Learner(NamedTuple):
     """All meta-learned parameters."""
 
     trunk: tuple[Conv, ...]
-    """Of the prediction network (ANML's PLN, OML's RLN)."""
+    """Trunk of the prediction network (ANML's PLN, OML's RLN)."""
     head: tuple[Dense, ...]
-    """Its dense layers, ReLU between them; the last gives the logits."""
+    """Dense layers of the prediction network, ReLU between them; the last gives the logits."""
     nm_trunk: tuple[Conv, ...] | None = None
-    """Of the neuromodulatory network; None without one."""
+    """Trunk of the neuromodulatory network; None without one."""
     nm_out: Dense | None = None
-    """Its dense layer, behind which the sigmoid makes the gate."""
+    """Dense layer of the neuromodulatory network; the sigmoid of its output is the gate."""
 
 
 class Trace(NamedTuple):
@@ -65,10 +65,10 @@ class Trace(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Zeros, added where the initial weights of a dense layer act in the inner loop.
+    """Zeros that are added where the initial weights of a dense layer act in the inner loop.
 
-    The meta-gradient in those weights is a sum of outer products with the slopes in these zeros. Taking it this way
-    spares the reverse pass a matrix of a thousand classes to add to at every step.
+    The meta-gradient in those weights is a sum of outer products with the gradients in these zeros. Computed so, the
+    reverse pass need not add to a matrix of a thousand classes at every step.
     """
 
     forward: Float[Array, "k out"]
@@ -78,11 +78,11 @@ class Probe(NamedTuple):
 
 
 Fast = tuple[tuple[Conv, ...] | None, tuple[Trace, ...]]
-"""What the inner loop leaves: the trunk (None if it did not change) and the steps of every dense layer."""
+"""The result of the inner loop: the trunk (None if it did not change) and the steps of every dense layer."""
 
 
 def gates(learner: Learner, scheme: Scheme, x: Float[Array, "N H W c"]) -> Float[Array, "N d"] | None:
-    """g(x), or None without a neuromodulatory network."""
+    """The gate g(x), or None without a neuromodulatory network."""
     if learner.nm_trunk is None or learner.nm_out is None:
         return None
     return gate(learner.nm_trunk, learner.nm_out, scheme.blocks, x)
@@ -105,13 +105,13 @@ def logits(
 
 
 def _stepped(trace: Trace, h: Float[Array, "N in"], rate: float) -> Float[Array, "N out"]:
-    """What a layer's steps add to its output."""
+    """The change of a layer's output that its steps cause."""
     return -rate * ((h @ trace.inputs.T + 1) @ trace.errors)
 
 
 @jax.custom_vjp
 def _probed(w: Float[Array, "out in"], h: Float[Array, "1 in"], backward: Float[Array, " in"]) -> Float[Array, "1 out"]:
-    """w h, with a zero added to the gradient in h."""
+    """The product w h; in the reverse pass `backward`, a zero, is added to the gradient in h."""
     return h @ w.T
 
 
@@ -119,21 +119,21 @@ def _probed_forward(w: Array, h: Array, backward: Array) -> tuple[Array, tuple[A
     return h @ w.T, (w, backward)
 
 
-def _probed_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array, Array]:
-    w, backward = kept
-    return jnp.zeros_like(w), slope @ w + backward, jnp.zeros_like(backward)
+def _probed_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
+    w, backward = saved
+    return jnp.zeros_like(w), gradient @ w + backward, jnp.zeros_like(backward)
 
 
 _probed.defvjp(_probed_forward, _probed_backward)
 
 
 def fast_layer(layer: Dense, trace: Trace, rate: float) -> Dense:
-    """The layer after its steps, multiplied out."""
+    """The layer after its steps, as full arrays of weights and biases."""
     return Dense(layer.w - rate * trace.errors.T @ trace.inputs, layer.b - rate * trace.errors.sum(0))
 
 
 def cross_entropy(scores: Float[Array, "N K"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
-    """Of each image, in nats."""
+    """Cross-entropy of each image, in nats."""
     return -jnp.take_along_axis(jax.nn.log_softmax(scores), labels[:, None], axis=1)[:, 0]
 
 
@@ -153,15 +153,15 @@ def adapt(
 ) -> Fast:
     """The inner loop: one step of plain gradient descent for each of k images of one class.
 
-    Differentiable in everything but `learner.head`, whose share is found through the probes (`head_gradient`).
+    Differentiable in everything but `learner.head`, whose gradient comes from the probes (`head_gradient`).
 
     Arguments:
-        source: The images; with a plastic head alone, their representations.
-        g: Their gates. The neuromodulatory network is fixed, so they are computed once.
+        source: The images; where only the head is plastic, their representations.
+        g: Gates of the images. The neuromodulatory network is fixed, so they are computed once.
         zeros: The probes.
 
     Returns:
-        The trunk after the steps (None with a plastic head alone), and the steps of the dense layers.
+        The trunk after the steps (None where only the head is plastic), and the steps of the dense layers.
     """
     head = jax.lax.stop_gradient(learner.head)
 
@@ -177,12 +177,12 @@ def adapt(
             h = _probed(layer.w, h, zero.backward) + layer.b + _stepped(trace, h, scheme.rate) + offset
         return cross_entropy(h, label[None])[0], tuple(inputs)
 
-    def step(carry: Fast, now: tuple[Array, Array, Array | None, tuple[Probe, ...]]) -> tuple[Fast, None]:
-        (convs, traces), (i, x, g, zeros) = carry, now
-        (slopes, errors), inputs = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+    def step(carry: Fast, example: tuple[Array, Array, Array | None, tuple[Probe, ...]]) -> tuple[Fast, None]:
+        (convs, traces), (i, x, g, zeros) = carry, example
+        (gradients, errors), inputs = jax.grad(loss, argnums=(0, 1), has_aux=True)(
             convs, tuple(zero.forward for zero in zeros), x[None], None if g is None else g[None], traces, zeros
         )
-        convs = jax.tree.map(lambda parameter, slope: parameter - scheme.rate * slope, convs, slopes)
+        convs = jax.tree.map(lambda parameter, gradient: parameter - scheme.rate * gradient, convs, gradients)
         traces = tuple(
             Trace(trace.errors.at[i].set(error), trace.inputs.at[i].set(h))
             for trace, error, h in zip(traces, errors, inputs, strict=True)
@@ -195,11 +195,11 @@ def adapt(
     return fast
 
 
-def head_gradient(traces: tuple[Trace, ...], slopes: tuple[Probe, ...]) -> tuple[Dense, ...]:
-    """The gradient in the initial dense layers through the inner loop, of the slopes in its probes."""
+def head_gradient(traces: tuple[Trace, ...], probe_gradients: tuple[Probe, ...]) -> tuple[Dense, ...]:
+    """The gradient in the initial dense layers through the inner loop, computed from the gradients in the probes."""
     return tuple(
-        Dense(slope.forward.T @ trace.inputs + trace.errors.T @ slope.backward, slope.forward.sum(0))
-        for trace, slope in zip(traces, slopes, strict=True)
+        Dense(gradient.forward.T @ trace.inputs + trace.errors.T @ gradient.backward, gradient.forward.sum(0))
+        for trace, gradient in zip(traces, probe_gradients, strict=True)
     )
 
 
@@ -212,16 +212,17 @@ def meta_gradient(
 ) -> tuple[Learner, dict[str, Float[Array, ""]]]:
     """Gradient of the meta-loss in all parameters: the mean cross-entropy over a meta-batch, after learning.
 
-    Learned are the last `steps` images of the batch, all of one class.
+    The inner loop learns the last `steps` images of the batch, all of one class.
 
     Returns:
-        The gradient; `loss`, and by `remember_` (the other images) and `learned_` their loss and accuracy.
+        The gradient; and metrics: `loss`, the loss and accuracy on the learned images (`learned_`) and on all other
+        images (`remember_`).
     """
 
     def learn(learner: Learner, zeros: tuple[Probe, ...]) -> Fast:
-        seen = x[-steps:]
-        source = trunk(learner.trunk, scheme.blocks, seen) if scheme.plastic == "head" else seen
-        return adapt(learner, scheme, source, gates(learner, scheme, seen), labels[-1], zeros)
+        trajectory = x[-steps:]
+        source = trunk(learner.trunk, scheme.blocks, trajectory) if scheme.plastic == "head" else trajectory
+        return adapt(learner, scheme, source, gates(learner, scheme, trajectory), labels[-1], zeros)
 
     def scores(parameters: tuple[Learner, Fast], x: Array) -> Array:
         learner, (convs, traces) = parameters
@@ -231,12 +232,12 @@ def meta_gradient(
     at_once = scheme.at_once(len(x))
     zeros = probes(learner.head, steps)
     if scheme.gradient == "second":
-        fast, pull = jax.vjp(learn, learner, zeros)
-        (direct, in_fast), losses, correct = mean_gradient(scores, (learner, fast), x, labels, at_once)
-        through, slopes = pull(in_fast)
-        through = through._replace(head=head_gradient(fast[1], slopes))
-        gradient = jax.tree.map(jnp.add, direct, through)
-    else:  # each step counts as a constant, so the slope after the steps is the slope before them
+        fast, pullback = jax.vjp(learn, learner, zeros)
+        (direct, fast_gradient), losses, correct = mean_gradient(scores, (learner, fast), x, labels, at_once)
+        through_steps, probe_gradients = pullback(fast_gradient)
+        through_steps = through_steps._replace(head=head_gradient(fast[1], probe_gradients))
+        gradient = jax.tree.map(jnp.add, direct, through_steps)
+    else:  # the steps count as constants, so the gradient after the steps is the gradient before them
         fast = learn(learner, zeros)
         (gradient, (convs, _)), losses, correct = mean_gradient(scores, (learner, fast), x, labels, at_once)
         gradient = gradient if convs is None else gradient._replace(trunk=convs)
@@ -256,29 +257,29 @@ def mean_gradient(
     labels: Int[Array, " N"],
     at_once: int,
 ) -> tuple[Tree, Float[Array, " N"], Float[Array, " N"]]:
-    """Gradient of the mean cross-entropy of `scores(parameters, images)`; the loss of each image; whether it is right.
+    """Gradient of the mean cross-entropy of `scores(parameters, images)`; each image's loss and whether it is correct.
 
-    It is a sum over parts of `at_once` images, one after the other.
+    The gradient is summed over parts of `at_once` images, one after the other.
     """
 
     def loss(parameters: Tree, x: Array, labels: Array) -> tuple[Array, tuple[Array, Array]]:
-        found = scores(parameters, x)
-        losses = cross_entropy(found, labels)
-        return losses.sum(), (losses, found.argmax(1) == labels)
+        class_scores = scores(parameters, x)
+        losses = cross_entropy(class_scores, labels)
+        return losses.sum(), (losses, class_scores.argmax(1) == labels)
 
     def add(total: Tree, part: tuple[Array, Array]) -> tuple[Tree, tuple[Array, Array]]:
-        slope, seen = jax.grad(loss, has_aux=True)(parameters, *part)
-        return jax.tree.map(jnp.add, total, slope), seen
+        part_gradient, outputs = jax.grad(loss, has_aux=True)(parameters, *part)
+        return jax.tree.map(jnp.add, total, part_gradient), outputs
 
     parts = (x.reshape(-1, at_once, *x.shape[1:]), labels.reshape(-1, at_once))
     total, (losses, correct) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, parameters), parts)
-    gradient = jax.tree.map(lambda slope: slope / len(x), total)
+    gradient = jax.tree.map(lambda array: array / len(x), total)
     return gradient, losses.reshape(-1), correct.reshape(-1).astype(losses.dtype)
 
 
 def reset_row(head: tuple[Dense, ...], key: Array, row: Int[Array, ""]) -> tuple[Dense, ...]:
     """The head with the weights of one class drawn anew (Kaiming, fan-in); its bias stays (official code)."""
-    *others, last = head
+    *hidden, last = head
     fan_in = last.w.shape[1]
-    fresh = jax.random.normal(key, (fan_in,), last.w.dtype) * (2 / fan_in) ** 0.5
-    return (*others, last._replace(w=last.w.at[row].set(fresh)))
+    weights = jax.random.normal(key, (fan_in,), last.w.dtype) * (2 / fan_in) ** 0.5
+    return (*hidden, last._replace(w=last.w.at[row].set(weights)))

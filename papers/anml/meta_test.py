@@ -1,4 +1,4 @@
-"""Meta-testing: hundreds of unseen characters, one after the other; the same shuffled (the oracle); analyses."""
+"""Meta-testing: hundreds of unseen characters one after the other, the same shuffled (the oracle), and analyses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -45,8 +45,8 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
             f"the meta-trained network has {trained.outputs} outputs, too few for the {config.pool} characters of "
             "meta-testing: set outputs of meta_train or pool of meta_test"
         )
-    like = batch_seeds(lambda key: init_learner(trained, key), seeds)
-    learners = unflatten_jax(like, parent.parameters)
+    template = batch_seeds(lambda key: init_learner(trained, key), seeds)
+    learners = unflatten_jax(template, parent.parameters)
     images = omniglot.load("evaluation", trained.side)
     x = jnp.asarray(omniglot.scale(images, trained.pixels).reshape(-1, trained.side, trained.side, 1))
 
@@ -70,31 +70,33 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
 
 
 class Subject(NamedTuple):
-    """A learner that is tested."""
+    """A learner under test, with what it is tested on."""
 
-    kinds: dict[str, Array]
-    """Its representations of all drawings, by name."""
+    representations: dict[str, Array]
+    """The learner's representations of all drawings, (C * drawings, d), by name."""
     course: Course
-    """What it learns from."""
+    """What the learner learns from."""
     trials: Sequences
-    """On which the rate is chosen."""
+    """Sequences on which the learning rate is chosen."""
     final: Sequences
-    """On which it is measured."""
+    """Sequences on which the learner is measured."""
 
 
 def _prepare(config: MetaTest, trained: MetaTrain, learner: Learner, x: Array, seed: int) -> Subject:
-    kinds = _representations(learner, scheme(trained), x)
-    course = _course(config, learner, scheme(trained), x, kinds, jax_key(seed, "output"))
+    representations = _representations(learner, scheme(trained), x)
+    course = _course(config, learner, scheme(trained), x, representations, jax_key(seed, "output"))
 
     def sequences(purpose: str, count: int) -> Sequences:
         rngs = [numpy_rng(seed, purpose, number) for number in range(count)]
         return draw(rngs, config.pool, config.tasks[-1], LEARNED, config.iid_epochs)
 
-    return Subject(kinds, course, sequences("trial", config.trials), sequences("trajectory", config.trajectories))
+    return Subject(
+        representations, course, sequences("trial", config.trials), sequences("trajectory", config.trajectories)
+    )
 
 
 def _summarise(config: MetaTest, seed: int, results: Mapping[str, Results]) -> Results:
-    """Everything that is measured on one learner."""
+    """All measurements of one learner, by name."""
     measured = results[f"{seed}/analyses"] | results[f"{seed}/sequential"]
     oracles = [results[f"{seed}/{count}"] for count in config.iid_tasks]
     for index, count in enumerate(config.tasks):
@@ -112,58 +114,61 @@ def _summarise(config: MetaTest, seed: int, results: Mapping[str, Results]) -> R
 def _choose_and_learn(config: MetaTest, subject: Callable[[int], Subject], index: int, shuffled: int | None) -> Results:
     """Choose the rate on the trial sequences by accuracy on the drawings learned, then learn the final ones.
 
-    The drawings held out have no say in the choice. Of rates that do equally well the first is chosen.
+    The held-out drawings play no part in the choice. Of rates that do equally well the first is chosen.
 
     Arguments:
-        subject: Gives the learner of an index.
-        shuffled: Of how many classes the drawings are shuffled; None for one class after the other, measured after
-            each number of `config.tasks`.
+        subject: From the index of a learner to the learner.
+        shuffled: Number of classes whose drawings are shuffled; None for one class after the other, measured after
+            each number of classes in `config.tasks`.
 
     Returns:
-        `train` and `test` (trajectories, tasks), the `rates` chosen (tasks,), `trial_train` (trials, rates, tasks),
-        and for sequences the accuracy held out by order of presentation, `by_order` (trajectories, classes).
+        Accuracies `train` and `test` (trajectories, tasks), the chosen `rates` (tasks,), `trial_train` (trials, rates,
+        tasks), and where classes come one after the other the held-out accuracy of each class in order of
+        presentation, `by_order` (trajectories, classes).
     """
     _, course, trials, final = subject(index)
     tasks = config.tasks if shuffled is None else (shuffled,)
 
     def run(sequences: Sequences, rates: Sequence[float]) -> np.ndarray:
-        """Right or not: (trajectories, rates, tasks, classes, drawings)."""
+        """Whether each drawing is classified correctly: (trajectories, rates, tasks, classes, drawings)."""
         count = len(sequences.classes)
         shown = sequences.sequential(DRAWINGS) if shuffled is None else sequences.shuffled(shuffled, DRAWINGS)
         measured = sequences.classes[:, : tasks[-1], None] * DRAWINGS + np.arange(DRAWINGS)
-        right = learn(
+        correct = learn(
             course,
             np.repeat(shown, len(rates), axis=0),
             np.tile(np.asarray(rates), count),
             np.repeat(measured.reshape(count, -1), len(rates), axis=0),
             [LEARNED * number * (1 if shuffled is None else config.iid_epochs) for number in tasks],
         )
-        return right.reshape(count, len(rates), len(tasks), tasks[-1], DRAWINGS)
+        return correct.reshape(count, len(rates), len(tasks), tasks[-1], DRAWINGS)
 
-    def accuracy(right: np.ndarray, drawings: slice) -> np.ndarray:
-        """Over the classes learned so far: (trajectories, rates, tasks)."""
-        return np.stack([right[:, :, i, :count, drawings].mean((-2, -1)) for i, count in enumerate(tasks)], axis=-1)
+    def accuracy(correct: np.ndarray, drawings: slice) -> np.ndarray:
+        """Mean over the classes learned so far: (trajectories, rates, tasks)."""
+        return np.stack([correct[:, :, i, :count, drawings].mean((-2, -1)) for i, count in enumerate(tasks)], axis=-1)
 
     learned, held_out = slice(None, LEARNED), slice(LEARNED, None)
     trial = accuracy(run(trials, config.rates), learned)
     best = trial.mean(0).argmax(0)
-    kept = sorted(set(best.tolist()))
-    right = run(final, [config.rates[index] for index in kept])
-    which = np.array([kept.index(index) for index in best])
-    pick = (slice(None), which, np.arange(len(tasks)))
-    found = {
-        "train": accuracy(right, learned)[pick],
-        "test": accuracy(right, held_out)[pick],
+    candidates = sorted(set(best.tolist()))
+    correct = run(final, [config.rates[index] for index in candidates])
+    positions = np.array([candidates.index(index) for index in best])
+    selected = (slice(None), positions, np.arange(len(tasks)))
+    results = {
+        "train": accuracy(correct, learned)[selected],
+        "test": accuracy(correct, held_out)[selected],
         "rates": np.asarray(config.rates)[best],
         "trial_train": trial,
     }
     if shuffled is None:
-        found["by_order"] = right[:, which[-1], -1, :, held_out].mean(-1)
-    return found
+        results["by_order"] = correct[:, positions[-1], -1, :, held_out].mean(-1)
+    return results
 
 
-def _course(config: MetaTest, learner: Learner, rule: Scheme, x: Array, kinds: dict[str, Array], key: Array) -> Course:
-    """What is plastic, and what the rest makes of the drawings."""
+def _course(
+    config: MetaTest, learner: Learner, rule: Scheme, x: Array, representations: dict[str, Array], key: Array
+) -> Course:
+    """The plastic parameters, and what the fixed part of the learner computes for all drawings."""
     last = learner.head[-1]
     if config.start == "fresh":
         learner = learner._replace(head=(*learner.head[:-1], init_dense(key, last.w.shape[1], last.w.shape[0])))
@@ -172,8 +177,8 @@ def _course(config: MetaTest, learner: Learner, rule: Scheme, x: Array, kinds: d
 
     if config.plastic == "all":
         plastic = (learner.trunk, learner.head)
-        return Course(eqx.Partial(_all_scores, learner, rule), plastic, x, labels, optimiser, together=10)
-    h = kinds.get("gated", kinds["representation"])
+        return Course(eqx.Partial(_all_scores, learner, rule), plastic, x, labels, optimiser, batch_size=10)
+    h = representations.get("gated", representations["representation"])
     if config.plastic == "head":
         return Course(_head_scores, learner.head, h, labels, optimiser)
     *fixed, output = learner.head
@@ -183,21 +188,21 @@ def _course(config: MetaTest, learner: Learner, rule: Scheme, x: Array, kinds: d
 
 
 def _head_scores(head: tuple[Dense, ...], h: Array) -> Array:
-    """Class scores of what the fixed part made of a drawing."""
+    """Class scores (K,) from the fixed part's output for one drawing, (d,)."""
     for index, layer in enumerate(head):
         h = dense(layer.w, jax.nn.relu(h) if index else h) + layer.b
     return h
 
 
 def _all_scores(fixed: Learner, rule: Scheme, plastic: tuple[tuple[Conv, ...], tuple[Dense, ...]], x: Array) -> Array:
-    """Class scores of a drawing, where trunk and dense layers are plastic."""
+    """Class scores (K,) of one drawing (H, W, c), where trunk and dense layers are plastic."""
     convs, head = plastic
     x = x[None]
     return _head_scores(head, modulated(trunk(convs, rule.blocks, x), gates(fixed, rule, x))[0])
 
 
 def _representations(learner: Learner, rule: Scheme, x: Array) -> dict[str, Array]:
-    """The representation of images before the gate, the gate, and the representation after it, by name."""
+    """The representation of images before the gate, the gate, and the gated representation, by name."""
     h = _in_parts(lambda learner, x: trunk(learner.trunk, rule.blocks, x), learner, x)
     if learner.nm_trunk is None:
         return {"representation": h}
@@ -209,39 +214,39 @@ def _gates(learner: Learner, rule: Scheme, x: Array) -> Array:
     return _in_parts(lambda learner, x: gates(learner, rule, x), learner, x)
 
 
-def _in_parts(find: Callable[[Learner, Array], Any], learner: Learner, x: Array) -> Array:
-    """What `find` makes of images, a few at once."""
+def _in_parts(function: Callable[[Learner, Array], Any], learner: Learner, x: Array) -> Array:
+    """The function's values for all images, computed for the drawings of one class at a time."""
     parts = x.reshape(-1, DRAWINGS, *x.shape[1:])
-    found = jax.jit(lambda learner, parts: jax.lax.map(partial(find, learner), parts))(learner, parts)
-    return found.reshape(len(x), -1)
+    values = jax.jit(lambda learner, parts: jax.lax.map(partial(function, learner), parts))(learner, parts)
+    return values.reshape(len(x), -1)
 
 
 def _analyse(
     config: MetaTest, trained: MetaTrain, subject: Callable[[int], Subject], index: int, x: Array, seed: int
 ) -> Results:
-    """Sparsity, dead units and neighbours of all evaluation drawings; activations and a map of a few."""
-    found: Results = {}
+    """Sparsity, dead units and nearest neighbours of all evaluation drawings; activations and a map of a few."""
+    results: Results = {}
     rng = numpy_rng(seed, "shown")
     images = rng.choice(len(x), 3, replace=False)
     classes = rng.choice(len(x) // DRAWINGS, SHOWN, replace=False)
     mapped = (classes[:, None] * DRAWINGS + np.arange(LEARNED)).reshape(-1)
-    kinds = subject(index).kinds
-    for name, values in kinds.items():
+    representations = subject(index).representations
+    for name, values in representations.items():
         h = np.asarray(values)
-        found[f"active_{name}"] = np.asarray(active_fraction(h))
-        found[f"dead_{name}"] = np.asarray(dead_fraction(h))
-        found[f"knn_{name}"] = np.asarray(_neighbours(h, config.neighbours))
-        found[f"activations_{name}"] = np.concatenate([h[images], h.mean(0, keepdims=True)])
-        found[f"map_{name}"] = principal_components(h[mapped]).astype(np.float32)
-    if "gate" in kinds:
+        results[f"active_{name}"] = np.asarray(active_fraction(h))
+        results[f"dead_{name}"] = np.asarray(dead_fraction(h))
+        results[f"knn_{name}"] = np.asarray(_neighbours(h, config.neighbours))
+        results[f"activations_{name}"] = np.concatenate([h[images], h.mean(0, keepdims=True)])
+        results[f"map_{name}"] = principal_components(h[mapped]).astype(np.float32)
+    if "gate" in representations:
         untrained = init_learner(trained, jax_key(seed, "random gate"))
         g = np.asarray(_gates(untrained, scheme(trained), x))
-        found["knn_random_gate"] = np.asarray(_neighbours(g, config.neighbours))
-    return found
+        results["knn_random_gate"] = np.asarray(_neighbours(g, config.neighbours))
+    return results
 
 
 def _neighbours(h: np.ndarray, k: int) -> float:
-    """How many held-out drawings of all classes have their class from the nearest of the others."""
+    """Share of held-out drawings of all classes that their k nearest learned drawings classify correctly."""
     classes = len(h) // DRAWINGS
     label, known = np.repeat(np.arange(classes), DRAWINGS), np.tile(np.arange(DRAWINGS), classes) < LEARNED
     return knn_accuracy(h[known], label[known], h[~known], label[~known], k)

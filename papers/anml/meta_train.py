@@ -1,4 +1,4 @@
-"""Meta-training of every treatment: whole meta-iterations compiled, the drawings on the device, seeds as a batch."""
+"""Meta-training of every treatment: compiled meta-iterations, drawings on the device, all seeds as one batch."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,12 +41,12 @@ class State(NamedTuple):
 
 
 def scheme(config: MetaTrain) -> Scheme:
-    """What of a treatment is no array."""
+    """The settings of a treatment that are not arrays."""
     return Scheme(NETWORKS[config.network], config.plastic, config.gradient, config.inner_rate)
 
 
 def init_learner(config: MetaTrain, key: Array) -> Learner:
-    """Initial parameters: Kaiming everywhere."""
+    """Initial parameters of a learner: Kaiming-normal weights in all networks."""
     blocks = NETWORKS[config.network]
     keys = jax.random.split(key, 5)
     size = 9 * config.channels
@@ -63,18 +63,20 @@ def init_learner(config: MetaTrain, key: Array) -> Learner:
 
 
 def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Meta-train one learner per seed. Members of the batch share nothing but the drawings."""
+    """Meta-train one learner per seed. Learners of the batch share nothing but the drawings."""
     drawings = omniglot.scale(omniglot.load("background", config.side)[: config.classes], config.pixels)
     adam = optax.adam(config.outer_rate)
-    gradient = _pretraining_gradient if config.objective == "iid" else _meta_training_gradient
+    find_gradient = _pretraining_gradient if config.objective == "iid" else _meta_training_gradient
 
     def init(key: Array) -> State:
         learner = init_learner(config, jax.random.fold_in(key, 0))
         return State(learner, adam.init(learner), jax.random.fold_in(key, 1))
 
     def step(drawings: Array, state: State, index: Int32[Array, ""]) -> tuple[State, dict[str, Array]]:
-        learner, slope, metrics = gradient(config, state.learner, drawings, jax.random.fold_in(state.key, index))
-        updates, optimiser = adam.update(slope, state.optimiser)
+        learner, gradient, metrics = find_gradient(
+            config, state.learner, drawings, jax.random.fold_in(state.key, index)
+        )
+        updates, optimiser = adam.update(gradient, state.optimiser)
         return State(optax.apply_updates(learner, updates), optimiser, state.key), metrics
 
     state = scan_train(
@@ -85,7 +87,8 @@ def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
         recorder=run,
     )
     return Outcome(
-        metrics={"parameters": [_count(state.learner) / len(seeds)] * len(seeds)}, parameters=flatten_jax(state.learner)
+        metrics={"parameters": [_count_parameters(state.learner) / len(seeds)] * len(seeds)},
+        parameters=flatten_jax(state.learner),
     )
 
 
@@ -93,10 +96,10 @@ Gradient = tuple[Learner, Learner, dict[str, Array]]
 
 
 def _meta_training_gradient(config: MetaTrain, learner: Learner, drawings: Array, key: Array) -> Gradient:
-    """Algorithm 1 of the paper: draw a class, reset its row, learn it, and measure on it and on all classes.
+    """Algorithm 1 of the paper: draw a class, reset its output row, learn it, and measure on it and on all classes.
 
     Returns:
-        The learner with the row reset, the meta-gradient, metrics.
+        The learner with the row reset, the meta-gradient, and metrics.
     """
     keys = jax.random.split(key, 4)
     classes, count = drawings.shape[:2]
@@ -110,7 +113,11 @@ def _meta_training_gradient(config: MetaTrain, learner: Learner, drawings: Array
 
 
 def _pretraining_gradient(config: MetaTrain, learner: Learner, drawings: Array, key: Array) -> Gradient:
-    """Ordinary classification of as many images as a meta-batch has."""
+    """Gradient of ordinary classification of as many images as a meta-batch has.
+
+    Returns:
+        The learner as it was, the gradient, and metrics.
+    """
     classes, count = drawings.shape[:2]
     size = config.remember + config.inner_steps
     chosen = jax.random.choice(key, classes * count, (size,), replace=False)
@@ -120,9 +127,9 @@ def _pretraining_gradient(config: MetaTrain, learner: Learner, drawings: Array, 
         return logits(learner.head, None, h, config.inner_rate)
 
     x, labels = drawings[chosen // count, chosen % count], chosen // count
-    slope, losses, correct = mean_gradient(scores, learner, x, labels, scheme(config).at_once(size))
-    return learner, slope, {"loss": losses.mean(), "accuracy": correct.mean()}
+    gradient, losses, correct = mean_gradient(scores, learner, x, labels, scheme(config).at_once(size))
+    return learner, gradient, {"loss": losses.mean(), "accuracy": correct.mean()}
 
 
-def _count(learner: Learner) -> int:
+def _count_parameters(learner: Learner) -> int:
     return sum(array.size for array in jax.tree.leaves(learner))

@@ -1,7 +1,7 @@
 """The networks of ANML and OML as pure functions of their parameters (section 2.2 of the ANML paper).
 
-Images are (N, H, W, 1), representations (N, d) with the channel as the fastest index. Everything here acts on each
-image by itself, the normalisation too, so images may be batched freely.
+Images are (N, H, W, 1), representations (N, d) with the channel as the fastest index. All functions, the normalisation
+included, treat each image by itself, so images may be batched freely.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ __all__ = [
 EPSILON = 1e-5
 """Added to the variance of the instance norm (official code)."""
 KAIMING = 2.0
-"""Kaiming's variance times fan-in, for ReLU."""
+"""Variance of Kaiming's initial weights times fan-in, for ReLU."""
 
 
 class Block(NamedTuple):
@@ -65,12 +65,12 @@ class Dense(NamedTuple):
 
 
 def init_trunk(key: Array, blocks: tuple[Block, ...], channels: int, inputs: int = 1) -> tuple[Conv, ...]:
-    """Kaiming-normal kernels (fan-in), zero biases, norms that change nothing."""
+    """Kaiming-normal kernels (fan-in), zeros biases, norms with scale 1 and shift 0."""
     convs, fan = [], inputs
-    for block, own in zip(blocks, jax.random.split(key, len(blocks)), strict=True):
-        w = jax.random.normal(own, (3, 3, fan, channels)) * (KAIMING / (9 * fan)) ** 0.5
-        zero, one = jnp.zeros(channels), jnp.ones(channels)
-        convs.append(Conv(w, zero, one if block.norm else None, zero if block.norm else None))
+    for block, block_key in zip(blocks, jax.random.split(key, len(blocks)), strict=True):
+        w = jax.random.normal(block_key, (3, 3, fan, channels)) * (KAIMING / (9 * fan)) ** 0.5
+        zeros, ones = jnp.zeros(channels), jnp.ones(channels)
+        convs.append(Conv(w, zeros, ones if block.norm else None, zeros if block.norm else None))
         fan = channels
     return tuple(convs)
 
@@ -84,7 +84,7 @@ def trunk(convs: tuple[Conv, ...], blocks: tuple[Block, ...], x: Float[Array, "N
     """The representation h(x), flattened.
 
     Where the first kernels read three channels and the image has one, they read it three times (official code): the
-    sum of the three acts, and each has its slope.
+    sum of the three kernels acts on the image, and each kernel gets a gradient of its own.
     """
     if convs[0].w.shape[2] != x.shape[-1]:
         convs = (convs[0]._replace(w=convs[0].w.sum(2, keepdims=True)), *convs[1:])
@@ -111,8 +111,8 @@ def convolve(
 ) -> Float[Array, "N h w cout"]:
     """3x3 convolution (cross-correlation) without padding.
 
-    On a CPU as one matrix product with the nine shifted copies of the image: twice as fast as XLA's convolution with
-    its derivatives, and differentiable again at the same speed.
+    On a CPU it is one matrix product with the nine shifted copies of the image. With its derivatives this is twice as
+    fast as XLA's convolution, and second derivatives are as fast.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -133,9 +133,9 @@ def patches(x: Float[Array, "N H W c"], stride: int = 1) -> Float[Array, "N h w 
 def instance_norm(
     x: Float[Array, "N H W c"], scale: Float[Array, " c"], shift: Float[Array, " c"]
 ) -> Float[Array, "N H W c"]:
-    """Each channel of each image with mean 0 and (biased) variance 1 over its positions, then scaled and shifted.
+    """Standardise each channel of each image over its positions (biased variance), then scale and shift it.
 
-    A bias before it has no effect, so the convolutions leave theirs out.
+    A bias before the norm has no effect, so the convolutions leave their biases out.
     """
     mean = x.mean((1, 2), keepdims=True)
     factor = scale * jax.lax.rsqrt(((x - mean) ** 2).mean((1, 2), keepdims=True) + EPSILON)
@@ -143,14 +143,14 @@ def instance_norm(
 
 
 def normed_convolution(conv: Conv, x: Float[Array, "N H W cin"], stride: int = 1) -> Float[Array, "N h w cout"]:
-    """`instance_norm` of the convolution, for few input channels.
+    """`instance_norm` of a convolution, fast for few input channels.
 
     The variance of each output channel is a quadratic form of its kernel with the 9 cin by 9 cin covariance of the
-    image's patches, so every image gets kernels that are normed already, and the large maps are written once.
+    image's patches. So every image gets kernels that are already normed, and the large maps are written only once.
     """
-    around = patches(x, stride)
-    n, h, w, d = around.shape
-    centred = (around - around.mean((1, 2), keepdims=True)).reshape(n, h * w, d)
+    neighbourhoods = patches(x, stride)
+    n, h, w, d = neighbourhoods.shape
+    centred = (neighbourhoods - neighbourhoods.mean((1, 2), keepdims=True)).reshape(n, h * w, d)
     covariance = jnp.einsum("npi,npj->nij", centred, centred) / (h * w)
     kernel = conv.w.reshape(d, -1)
     variance = jnp.einsum("nij,ic,jc->nc", covariance, kernel, kernel)
@@ -159,10 +159,10 @@ def normed_convolution(conv: Conv, x: Float[Array, "N H W cin"], stride: int = 1
 
 
 def max_pool(x: Float[Array, "N H W c"]) -> Float[Array, "N H//2 W//2 c"]:
-    """The largest of each 2x2 square, of equals the first; an odd last row or column is dropped.
+    """The largest value of each 2x2 square, the first of equal ones; an odd last row or column is dropped.
 
-    By selections, of which the reverse pass always takes exactly one. `max` seeks its own result among its inputs
-    there, and finds nothing where the compiler rounded the two differently.
+    It is made of selections, so that the reverse pass takes exactly one value of each square. The reverse pass of `max`
+    looks for its own result among its inputs, and finds nothing where the compiler rounded the two differently.
     """
     n, h, w, c = x.shape
     squares = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2 * c)
@@ -170,5 +170,5 @@ def max_pool(x: Float[Array, "N H W c"]) -> Float[Array, "N H//2 W//2 c"]:
     return _larger(columns[..., :c], columns[..., c:])
 
 
-def _larger(one: Array, other: Array) -> Array:
-    return jnp.where(one >= other, one, other)
+def _larger(first: Array, second: Array) -> Array:
+    return jnp.where(first >= second, first, second)

@@ -60,7 +60,7 @@ def test_sequences_show_every_learned_drawing_once_class_after_class():
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_every_epoch_shuffles_the_same_drawings_anew(tasks):
     sequences = draw(rngs(2), pool=9, tasks=3, learned=LEARNED, epochs=4)
-    assert sequences.when.shape == (2, 4, 3, LEARNED)
+    assert sequences.times.shape == (2, 4, 3, LEARNED)
     shuffled = sequences.shuffled(tasks, DRAWINGS).reshape(2, 4, -1)
     expected = (sequences.classes[:, :tasks, None] * DRAWINGS + np.arange(LEARNED)).reshape(2, 1, -1)
     np.testing.assert_array_equal(np.sort(shuffled), np.sort(expected.repeat(4, 1)))
@@ -94,7 +94,7 @@ def test_shuffled_order_is_fair():
 
 def test_trajectories_depend_on_their_generators_alone():
     three, one = draw(rngs(3), 9, 6, LEARNED), draw(rngs(1), 9, 6, LEARNED)
-    for part in ("classes", "when"):
+    for part in ("classes", "times"):
         np.testing.assert_array_equal(getattr(three, part)[:1], getattr(one, part))
 
 
