@@ -50,7 +50,7 @@ def moves(paper: str, experiment: str | None = None) -> Iterator[Move]:
     """The planned runs of all scales that are not done, of which a run is there that differs by its code alone."""
     folder = spec.root() / "runs"
     planned: dict[Path, PlannedRun] = {}
-    for scale in SCALES:
+    for scale in reversed(SCALES):  # a run that two scales share is carried as the smaller one says
         planned |= {each.identity.path: each for each in plan(paper, scale, experiment)}
     for path, today in planned.items():
         if record.is_done(folder / path, today.identity.key):

@@ -1,0 +1,134 @@
+"""`refigure carry`: equal bits are filed under today's key with what was replayed; other bits are left and told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import Toy
+
+from common import atomic
+from common.room import plan
+from common.room.identity import key_of
+from common.run import record
+from common.run.carry import SUMMARY, carry, moves
+
+SLOPE = '    """Of the parabola."""\n    return 2 * SCALE * x\n'
+READABLE = '    """The derivative of the parabola SCALE x^2."""\n    factor = 2 * SCALE\n    return factor * x\n'
+OTHER = '    """Of the parabola."""\n    return 2.5 * SCALE * x\n'
+
+
+def rewrite(toy: Toy, text: str) -> None:
+    """Other code for the slope."""
+    toy.edit("papers/toy_paper/method.py", SLOPE, text)
+    plan.forget()
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """What a run's provenance says of its carrying."""
+    carried: list[dict[str, Any]] = json.loads((folder / record.PROVENANCE).read_text())["carried"]
+    return carried
+
+
+def test_a_run_whose_numbers_stay_is_filed_under_todays_key(toy: Toy) -> None:
+    before = toy.finished()
+    arrays = before.arrays
+    rewrite(toy, READABLE)
+    today = toy.plan()
+    assert today.identity.key != before.key
+    assert [move.run.folder for move in moves("toy_paper", "main")] == [before.folder]
+    (line,) = carry("toy_paper", "main")
+    assert line == f"{today.identity}: carried from {before.folder.name} (1 of 12 steps replayed)"
+    assert not before.folder.exists()
+    run = record.read(toy.folder(today))
+    run.verify()
+    assert run.metrics == before.metrics
+    assert run.parameters.keys() == {"x", "v"}
+    assert (run.arrays["x"] == arrays["x"]).all()
+    (entry,) = entries(run.folder)
+    assert (entry["from"], entry["to"], entry["lines"], entry["whole"]) == (
+        before.identity.path.as_posix(), today.identity.key, 2, False,
+    )  # fmt: skip
+    assert {"revision", "machine", "seconds", "steps", "of", "states"} <= entry.keys()
+    assert not list(carry("toy_paper", "main")), "there is nothing more to carry"
+    assert toy.one() == 0, "and nothing to train"
+
+
+def test_where_numbers_change_it_says_where_and_leaves_the_run(toy: Toy) -> None:
+    before = toy.finished()
+    rewrite(toy, OTHER)
+    (line,) = carry("toy_paper", "main")
+    assert "not carried: it parts at step 1: x was [" in line
+    assert record.read(before.folder).metrics == before.metrics
+    assert not toy.folder(toy.plan()).exists()
+
+
+def test_a_change_beyond_the_opening_is_found_where_all_of_a_run_is_replayed(toy: Toy) -> None:
+    toy.edit(
+        "papers/toy_paper/paper.yaml",
+        "cpu: {seeds: [0, 1, 2], batch: true}",
+        "cpu: {seeds: [0, 1, 2], batch: true, replay: 0}",
+    )
+    toy.finished()
+    toy.edit("papers/toy_paper/main.py", '"square": (state["x"] ** 2)', '"square": (state["x"] ** 4)')
+    plan.forget()
+    (line,) = carry("toy_paper", "main")
+    assert line.endswith("not carried: it parts at the end: metric 'square' differs")
+
+
+@pytest.mark.parametrize("setting", ["rate=0.2", "steps=13"])
+def test_other_settings_are_another_run(toy: Toy, setting: str) -> None:
+    toy.finished(setting)
+    rewrite(toy, READABLE)
+    assert not list(moves("toy_paper"))
+
+
+def test_of_each_variant_a_run_is_replayed_and_siblings_are_declared(toy: Toy) -> None:
+    for variant in ("plain", "momentum"):
+        toy.finished(variant=variant)
+    assert toy.main("--experiment", "single") == 0
+    rewrite(toy, READABLE)
+    lines = list(carry("toy_paper", jobs=2))
+    assert len(lines) == 4
+    assert sum("as sibling of seed" in line for line in lines) == 1
+    siblings = [
+        entry.get("sibling") for file in toy.root.glob("runs/*/*/*/*/metrics.json") for entry in entries(file.parent)
+    ]
+    assert sorted(map(bool, siblings)) == [False, False, False, True]
+
+
+def test_a_replay_is_not_made_twice(toy: Toy) -> None:
+    before = toy.finished()
+    rewrite(toy, READABLE)
+    words = ("--replay", str(before.folder))
+    assert toy.one(*words) == 0
+    result = json.loads((before.folder / SUMMARY).read_text())
+    atomic.write_json(before.folder / SUMMARY, {**result, "seconds": 12345.0})
+    list(carry("toy_paper", "main"))
+    assert entries(toy.folder(toy.plan()))[0]["seconds"] == 12345.0
+
+
+def test_a_run_of_an_earlier_scheme_of_keys_is_carried(toy: Toy) -> None:
+    """Before, threads and the parent's name were not in the record, and code was digested by files."""
+    before = toy.finished()
+    path = before.folder / "config.json"
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("threads", "parent")}
+    inputs = {name: value for name, value in {**old, "code": "0" * 64}.items() if name not in ("key", "manifest")}
+    folder = before.folder.with_name(f"seeds0-2-{key_of(inputs)}")
+    before.folder.rename(folder)
+    atomic.write_json(folder / "config.json", {**inputs, "key": key_of(inputs), "manifest": {}})
+    final = json.loads((folder / record.DONE).read_text())
+    final["key"], final["files"]["config.json"] = key_of(inputs), record.sha256_of(folder / "config.json")
+    atomic.write_json(folder / record.DONE, record.with_digest(final))
+    (line,) = carry("toy_paper", "main")
+    assert line.endswith("(1 of 12 steps replayed)")
+    assert record.read(toy.folder(toy.plan())).metrics == before.metrics
+
+
+def test_a_damaged_run_is_not_carried(toy: Toy) -> None:
+    before = toy.finished()
+    rewrite(toy, READABLE)
+    (before.folder / "metrics.jsonl").write_text("")
+    (line,) = carry("toy_paper", "main")
+    assert "metrics.jsonl is damaged" in line
+    assert before.folder.exists()
