@@ -53,3 +53,19 @@ def cache_folder(name: str = "") -> Path:
     from common.data import fetching
 
     return fetching.cache_folder(name)
+
+
+def identity(name: str) -> dict[str, str]:
+    """Shim until the rewrite lands."""
+    return checksums(name)
+
+
+def known_checksums(name: str) -> set[str]:
+    """Shim until the rewrite lands."""
+    entry = get(name)
+    files = {file.identity for source in entry.sources for file in source.files}
+    return files | {f"sha256:{value}" for value in entry.content.values()}
+
+
+def declare(names: object, where: str = "") -> None:
+    """Shim until the rewrite lands."""

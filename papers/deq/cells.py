@@ -1,7 +1,7 @@
-"""The functions whose fixed points are sought.
+"""The functions f whose fixed points are sought.
 
-`cell.bind(x)` gives z -> f(z; x) with all that does not change during a solve computed once: normalised weights,
-injections, dropout masks (one for all evaluations, or there is no fixed point).
+`cell.bind(x)` gives z -> f(z; x). It computes once what does not change during a solve: normalised weights, injections,
+and dropout masks (the same for all evaluations, or there would be no fixed point).
 
 Sequences are (B, T, d); images (B, C, H, W); the states of MDEQ one vector, (B, D).
 """
@@ -19,7 +19,7 @@ from papers.deq.solvers import Function
 __all__ = ["ConvCell", "MultiscaleCell", "TransformerCell", "TrellisCell", "frozen_dropout"]
 
 BLOCK = {"cpu": 64}
-"""Queries at once; all where none is given."""
+"""Queries that attend at once, by device; all of them on devices that are not listed."""
 
 
 def frozen_dropout(shape: Sequence[int], rate: float, like: Tensor) -> Tensor | None:
@@ -29,7 +29,7 @@ def frozen_dropout(shape: Sequence[int], rate: float, like: Tensor) -> Tensor | 
     return torch.empty(*shape, dtype=like.dtype, device=like.device).bernoulli_(1 - rate).div_(1 - rate)
 
 
-def _times(x: Tensor, mask: Tensor | None) -> Tensor:
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
@@ -37,10 +37,10 @@ def _times(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _waves(length: int, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Sines and cosines of places 0, 1, ..., each (length, features / 2); from doubles, for places may be large."""
-    places = torch.arange(length, dtype=torch.float64, device=like.device)
-    halves = torch.arange(0, features, 2, dtype=torch.float64, device=like.device)
-    angles = places[:, None] * 10_000 ** (-halves / features)
+    """Sines and cosines of positions 0, 1, ..., each (length, features / 2); by float64, as positions may be large."""
+    positions = torch.arange(length, dtype=torch.float64, device=like.device)
+    exponents = torch.arange(0, features, 2, dtype=torch.float64, device=like.device)
+    angles = positions[:, None] * 10_000 ** (-exponents / features)
     return angles.sin().to(like.dtype), angles.cos().to(like.dtype)
 
 
@@ -48,17 +48,18 @@ class TransformerCell(nn.Module):
     """A transformer layer with relative positions (Transformer-XL), normalised after each residual sum without scale
     and offset (official code, second version).
 
-    The score of a key at distance p holds a . sin(w p) + b . cos(w p), with a and b linear in the query. As sines and
-    cosines of a difference i - j are products of those of i and j, that is a scalar product of what the query knows
-    with what the key knows: it is joined to that of query and key, and no (T, T) array of distances is made or shifted.
+    The score of a key at distance p contains a . sin(w p) + b . cos(w p), with a and b linear in the query. Sines and
+    cosines of a difference i - j are sums of products of those of i and j, so this term is a scalar product of a vector
+    of the query with a vector of the key. These vectors are appended to query and key, and no (T, T) array of distances
+    is made or shifted.
 
     Arguments:
         features: d, even.
         heads: Attention heads.
-        head: Features of a head.
+        head: Features of each head.
         inner: Hidden units of the feed-forward network.
         pre_norm: Normalise before the attention and the feed-forward network instead; such cells tend to diverge.
-        dropout: Of features of attention, hidden units and output.
+        dropout: Rate at which features of attention, hidden units and output are dropped.
         deviation: Standard deviation of initial weights.
     """
 
@@ -85,16 +86,16 @@ class TransformerCell(nn.Module):
 
         Arguments:
             u: (B, M + T, 3 * heads * head).
-            memory: Equilibria of the M steps before, (B, M, d).
+            memory: Equilibria of the M preceding steps, (B, M, d).
         """
         batch, total = u.shape[:2]
         past = 0 if memory is None else memory.shape[1]
         features = self.qkv.in_features
         sines, cosines = _waves(total, features, u)
-        places = torch.cat([cosines, sines], 1).expand(batch, self.heads, -1, -1)
+        position_keys = torch.cat([cosines, sines], 1).expand(batch, self.heads, -1, -1)
         sines, cosines = sines[past:], cosines[past:]
         distance = self.distance.weight.view(self.heads, self.head, features)
-        later = u.new_full((total - past, total), -torch.inf).triu(1 + past)
+        causal_mask = u.new_full((total - past, total), -torch.inf).triu(1 + past)
         scale = self.head**-0.5
         remembered = None
         if memory is not None:
@@ -110,12 +111,12 @@ class TransformerCell(nn.Module):
             if remembered is not None:
                 k, v = (torch.cat([old, new], 2) for old, new in zip(remembered, (k, v), strict=True))
             a, b = ((q + self.position_bias) @ distance).chunk(2, 3)
-            asked = torch.cat([q + self.content_bias, a * sines + b * cosines, b * sines - a * cosines], 3)
-            heard = _attention(asked * scale, torch.cat([k, places], 3), v, later)
-            heard = self.out(heard.transpose(1, 2).flatten(2))
-            y = self._after(z + _times(heard, masks[0]))
-            inner = _times(F.relu(self.widen(self._before(y))), masks[1])
-            return self._after(self._before(y) + _times(self.narrow(inner), masks[2]))
+            queries = torch.cat([q + self.content_bias, a * sines + b * cosines, b * sines - a * cosines], 3)
+            attended = _attention(queries * scale, torch.cat([k, position_keys], 3), v, causal_mask)
+            attended = self.out(attended.transpose(1, 2).flatten(2))
+            y = self._after(z + _masked(attended, masks[0]))
+            inner = _masked(F.relu(self.widen(self._before(y))), masks[1])
+            return self._after(self._before(y) + _masked(self.narrow(inner), masks[2]))
 
         return f
 
@@ -130,22 +131,22 @@ class TransformerCell(nn.Module):
         return x if self.pre_norm else F.layer_norm(x, x.shape[-1:])
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, later: Tensor) -> Tensor:
-    """Causal attention of T queries to K keys, (B, H, T, e), in blocks of queries: none looks past its own last key.
+def _attention(q: Tensor, k: Tensor, v: Tensor, causal_mask: Tensor) -> Tensor:
+    """Causal attention of T queries to K keys, (B, H, T, e), in blocks of queries that read no later key.
 
     Arguments:
-        later: -inf where a key comes after a query, else 0: (T, K).
+        causal_mask: -inf where a key comes after a query, else 0: (T, K).
     """
-    batch, (length, total) = q.shape[:2], later.shape
+    batch, (length, total) = q.shape[:2], causal_mask.shape
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    heard = []
+    attended = []
     block = BLOCK.get(q.device.type, length)
     for start in range(0, length, block):
         end = min(start + block, length)
-        seen = total - length + end
-        scores = torch.baddbmm(later[start:end, :seen], q[:, start:end], k[:, :seen].mT)
-        heard.append(torch.bmm(scores.softmax(2), v[:, :seen]))
-    return torch.cat(heard, 1).unflatten(0, batch)
+        visible = total - length + end
+        scores = torch.baddbmm(causal_mask[start:end, :visible], q[:, start:end], k[:, :visible].mT)
+        attended.append(torch.bmm(scores.softmax(2), v[:, :visible]))
+    return torch.cat(attended, 1).unflatten(0, batch)
 
 
 class TrellisCell(nn.Module):
@@ -153,7 +154,7 @@ class TrellisCell(nn.Module):
 
     Arguments:
         hidden: Features of h and of c.
-        dropout: Of features of the convolution's input.
+        dropout: Rate at which features of the convolution's input are dropped.
         deviation: Standard deviation of initial weights.
     """
 
@@ -170,20 +171,20 @@ class TrellisCell(nn.Module):
 
         Arguments:
             u: (B, T, 4 * hidden), for input gate, output gate, candidate and forget gate.
-            memory: The state one step before, (B, 1, 2 * hidden); zeros when left out.
+            memory: The state at the preceding step, (B, 1, 2 * hidden); zeros when left out.
         """
         weight, bias = self.conv.weight, self.conv.bias
-        before = u.new_zeros(len(u), 1, 2 * self.hidden) if memory is None else memory
-        h0, c0 = before.chunk(2, 2)
+        previous = u.new_zeros(len(u), 1, 2 * self.hidden) if memory is None else memory
+        h0, c0 = previous.chunk(2, 2)
         mask = frozen_dropout((len(u), 1, self.hidden), self.dropout, u) if self.training else None
         injected = u + bias
 
         def f(z: Tensor) -> Tensor:
             h, c = z.chunk(2, 2)
-            h = _times(torch.cat([h0, h], 1), mask)
+            h = _masked(torch.cat([h0, h], 1), mask)
             gates = F.linear(torch.cat([h[:, :-1], h[:, 1:]], 2), weight) + injected
-            i, o, new, forget = gates.chunk(4, 2)
-            c = forget.sigmoid() * torch.cat([c0, c[:, :-1]], 1) + i.sigmoid() * new.tanh()
+            i, o, candidate, forget = gates.chunk(4, 2)
+            c = forget.sigmoid() * torch.cat([c0, c[:, :-1]], 1) + i.sigmoid() * candidate.tanh()
             return torch.cat([o.sigmoid() * c.tanh(), c], 2)
 
         return f
@@ -193,12 +194,12 @@ class TrellisCell(nn.Module):
 
 
 class ConvCell(nn.Module):
-    """The tutorial's: f = GN(relu(z + GN(x + conv(GN(relu(conv z)))))).
+    """The cell of the tutorial: f = GN(relu(z + GN(x + conv(GN(relu(conv z)))))).
 
     Arguments:
-        channels: Of the state.
-        inner: Between the convolutions.
-        groups: Of group normalisation.
+        channels: Channels of the state.
+        inner: Channels between the convolutions.
+        groups: Groups of group normalisation.
         deviation: Standard deviation of initial weights.
     """
 
@@ -220,7 +221,7 @@ class ConvCell(nn.Module):
 
 
 class _Residual(nn.Module):
-    """One resolution's residual block; the injection enters before its second normalisation."""
+    """The residual block of one resolution; the injection enters before its second normalisation."""
 
     def __init__(self, channels: int, expansion: int, groups: int, dropout: float) -> None:
         super().__init__()
@@ -236,7 +237,7 @@ class _Residual(nn.Module):
 
         def f(z: Tensor) -> Tensor:
             y = F.conv2d(F.relu(self.gn1(F.conv2d(z, first, padding=1))), second, padding=1)
-            y = _times(y, mask)
+            y = _masked(y, mask)
             y = self.gn2(y if injection is None else y + injection)
             return self.gn3(F.relu(y + z))
 
@@ -244,20 +245,20 @@ class _Residual(nn.Module):
 
 
 class _Down(nn.Sequential):
-    """From a finer resolution: a strided convolution for each halving; channels change at the last."""
+    """The path from a finer resolution: one strided convolution a halving; the last one changes the channels."""
 
     def __init__(self, source: int, target: int, halvings: int, groups: int) -> None:
         layers: list[nn.Module] = []
         for index in range(halvings):
             last = index == halvings - 1
-            out = target if last else source
-            layers += [nn.Conv2d(source, out, 3, 2, 1, bias=False), nn.GroupNorm(groups, out)]
+            channels = target if last else source
+            layers += [nn.Conv2d(source, channels, 3, 2, 1, bias=False), nn.GroupNorm(groups, channels)]
             layers += [] if last else [nn.ReLU()]
         super().__init__(*layers)
 
 
 class _Up(nn.Sequential):
-    """From a coarser resolution."""
+    """The path from a coarser resolution: a 1 x 1 convolution, then nearest-neighbour upsampling."""
 
     def __init__(self, source: int, target: int, doublings: int, groups: int) -> None:
         super().__init__(
@@ -268,13 +269,13 @@ class _Up(nn.Sequential):
 
 
 class MultiscaleCell(nn.Module):
-    """MDEQ's: a residual block at each resolution, then every resolution hears all others.
+    """The cell of MDEQ: a residual block at each resolution, then every resolution receives all others.
 
     Arguments:
-        channels: Of each resolution, the finest first; each has half the side of the one before.
-        expansion: Of channels inside a residual block.
-        groups: Of group normalisation; half as many after the fusion.
-        dropout: Of channels inside residual blocks.
+        channels: Channels of each resolution, the finest first; each has half the side of the preceding one.
+        expansion: Factor on the channels inside a residual block.
+        groups: Groups of group normalisation; half as many after the fusion.
+        dropout: Rate at which channels inside residual blocks are dropped.
         deviation: Standard deviation of initial weights.
     """
 
@@ -302,11 +303,11 @@ class MultiscaleCell(nn.Module):
                     nn.init.normal_(module.weight, 0, deviation)
 
     def sizes(self, side: int) -> list[tuple[int, int, int]]:
-        """(channels, height, width) of each resolution, of a finest one of this many pixels a side."""
+        """(channels, height, width) of each resolution; `side` is the side of the finest one in pixels."""
         return [(size, side >> index, side >> index) for index, size in enumerate(self.channels)]
 
     def bind(self, x: Tensor) -> Function:
-        """f of states (B, D), all resolutions one after the other, for injections x (B, C, H, W) at the finest."""
+        """f for injections x (B, C, H, W) at the finest resolution; states (B, D) are all resolutions, concatenated."""
         sizes = self.sizes(x.shape[-1])
         blocks = [block.bind(x if index == 0 else None, x) for index, block in enumerate(self.blocks)]
         mixes = [conv.weight for conv in self.mix]
@@ -323,13 +324,13 @@ class MultiscaleCell(nn.Module):
 
     @staticmethod
     def split(z: Tensor, sizes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
-        """A state's resolutions."""
+        """The resolutions of a state, each (B, channels, height, width)."""
         parts = z.split([math.prod(size) for size in sizes], 1)
         return [part.unflatten(1, size) for part, size in zip(parts, sizes, strict=True)]
 
     @staticmethod
     def join(parts: Sequence[Tensor]) -> Tensor:
-        """Resolutions as one state."""
+        """The state (B, D) of the given resolutions."""
         return torch.cat([part.flatten(1) for part in parts], 1)
 
 

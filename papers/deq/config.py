@@ -19,19 +19,19 @@ class Solving:
     """How a fixed point is found and differentiated."""
 
     forward_solver: SolverName = "anderson"
-    """Of the fixed point."""
+    """Solver of the fixed point."""
     backward_solver: SolverName = "anderson"
-    """Of the gradient."""
+    """Solver of the gradient."""
     forward_evaluations: int = 30
-    """Evaluations at most."""
+    """Largest number of evaluations of the forward solve."""
     backward_evaluations: int = 30
-    """The same of the backward solve."""
+    """Largest number of evaluations of the backward solve."""
     tolerance: float = 1e-3
-    """Relative residual at which a sample has converged, both ways (official code)."""
+    """Relative residual at which a sample has converged, in both solves (official code)."""
     gradient: Literal["implicit", "phantom"] = "implicit"
-    """By the implicit function theorem, or through one step from the fixed point, without a backward solve."""
+    """The implicit function theorem, or the gradient of one step from the fixed point, without a backward solve."""
     jacobian_weight: float = 0.0
-    """gamma, of the Jacobian penalty; 0 for none."""
+    """gamma, weight of the Jacobian penalty; 0 for none."""
 
     def __post_init__(self) -> None:
         _positive(self, "forward_evaluations", "backward_evaluations", "tolerance")
@@ -50,23 +50,23 @@ class CopyMemory(Solving):
     ours)."""
 
     model: Literal["deq", "unrolled", "lstm", "gru", "tcn"] = "deq"
-    """A DEQ-Transformer, its weight-tied stack, or a baseline of as many parameters."""
+    """A DEQ-Transformer, its weight-tied stack, or a baseline with as many parameters."""
     length: int = 400
     """T, blanks between the symbols and the sign to repeat them."""
     features: int = 24
-    """d, of the transformer."""
+    """d, features of the transformer."""
     heads: int = 4
     """Attention heads of d / heads features."""
     inner: int = 180
     """Hidden units of the transformer's feed-forward network: 14 K parameters (paper) in all."""
     hidden: int = 0
-    """Units of LSTM or GRU, channels of the TCN; 0 for as many as give 14 K (TCN 16 K) parameters (paper)."""
+    """Units of LSTM or GRU, channels of the TCN; 0 for the number that gives 14 K (TCN 16 K) parameters (paper)."""
     deviation: float = 0.05
     """Standard deviation of the transformer's initial weights (paper)."""
     layers: int = 4
-    """Of the weight-tied stack; a DEQ begins as one."""
+    """Layers of the weight-tied stack; a DEQ is first trained as one."""
     warm_up: int = 500
-    """Steps that a DEQ is trained as a stack."""
+    """Steps for which a DEQ is trained as a stack."""
     train: int = 20_000
     """Training sequences (paper)."""
     test: int = 2_000
@@ -78,9 +78,9 @@ class CopyMemory(Solving):
     rate: float = 5e-3
     """Adam's learning rate; it falls to 0 as a cosine."""
     clip: float = 1.0
-    """Norm at which the gradient is cut."""
+    """Largest norm of the gradient."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,9 +104,9 @@ class Convergence:
     evaluations: int = 100
     """Evaluations of f that each solver makes."""
     sequences: int = 32
-    """On which."""
+    """Number of sequences on which solvers are compared."""
     tolerance: float = 1e-3
-    """Relative residual until which evaluations are counted."""
+    """Relative residual at which the count of evaluations stops."""
     compared: int = 20
     """Evaluations after which residuals are compared."""
     limits: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
@@ -114,13 +114,13 @@ class Convergence:
     tolerances: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3)
     """Relative residuals at which the loss is measured (Fig. 3 left)."""
     few: int = 10
-    """Of the limits the one at which the loss should not yet have risen."""
+    """The one of `limits` at which the loss should not yet have risen."""
     coarse: float = 0.01
-    """Of the tolerances the one at which the loss should not yet have risen."""
+    """The one of `tolerances` at which the loss should not yet have risen."""
     power_steps: int = 200
-    """Of the power iteration for the spectral radius (JR: 150 to 200)."""
+    """Steps of the power iteration for the spectral radius (JR: 150 to 200)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "evaluations", "sequences", "tolerance", "power_steps", "compared")
@@ -136,18 +136,18 @@ class Convergence:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a backward pass needs: bytes, and seconds of a step, against depth."""
+    """Memory of a backward pass in bytes, and seconds of a step, against depth."""
 
     cell: Literal["transformer", "conv"] = "transformer"
     """The transformer of copy memory, or the tutorial's convolutional cell."""
     depths: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Layers of the weight-tied stacks."""
     compared: int = 16
-    """Of these the stack that the DEQ is compared with (paper, table 3: 16 and 18 layers)."""
+    """The one of `depths` that the DEQ is compared with (paper, table 3: 16 and 18 layers)."""
     budget: int = 30
-    """Of the evaluations those for which the solver's own memory and the time are compared (official code)."""
+    """The one of `evaluations` for which the solver's own memory and the time are compared (official code)."""
     evaluations: tuple[int, ...] = (5, 10, 30, 100)
-    """Of the DEQ's solver: its memory must be the same for all."""
+    """Evaluations of the DEQ's solver; the memory must be the same for all."""
     length: int = 150
     """Steps of the transformer's sequences (paper, section 5)."""
     batch: int = 15
@@ -155,9 +155,9 @@ class Memory:
     features: int = 24
     """d of the transformer, channels of the convolutional cell."""
     side: int = 16
-    """Pixels of the convolutional cell's maps."""
+    """Pixels a side of the convolutional cell's maps."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "length", "batch", "features", "side")
@@ -188,11 +188,11 @@ class Regression:
     rate: float = 5e-3
     """Adam's learning rate, falling to 0 as a cosine (ours)."""
     evaluations: int = 30
-    """Of the solver at most (ours)."""
+    """Largest number of evaluations of a solve (ours)."""
     tolerance: float = 1e-4
-    """Relative residual (ours)."""
+    """Relative residual at which a sample has converged (ours)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "hidden", "train", "test", "batch", "steps", "rate", "evaluations", "tolerance")
@@ -206,23 +206,23 @@ class Language(Solving):
     ours, the cell's are of its WikiText-103 models."""
 
     cell: Literal["transformer", "trellis"] = "transformer"
-    """What is at its fixed point or stacked."""
+    """The cell that is solved for its fixed point or stacked."""
     depth: Literal["deq", "tied", "untied"] = "deq"
     """A fixed point, a weight-tied stack, or a stack of different layers."""
     layers: int = 2
-    """Of the stacks; a DEQ begins as one (official code: 2)."""
+    """Layers of the stacks; a DEQ is first trained as one (official code: 2)."""
     features: int = 128
-    """d, of embedding and state; of TrellisNet the features of h."""
+    """d, features of embedding and state; for TrellisNet the features of h."""
     heads: int = 4
     """Attention heads of d / heads features."""
     inner: int = 2048
     """Hidden units of the transformer's feed-forward network."""
     length: int = 64
-    """Words of a segment that are predicted."""
+    """Words that are predicted in a segment."""
     memory: int = 64
-    """Words before it that a transformer attends to."""
+    """Words before the segment that a transformer attends to."""
     dropout: float = 0.1
-    """Of features of embedding, cell and output."""
+    """Rate at which features of embedding, cell and output are dropped."""
     deviation: float = 0.02
     """Standard deviation of initial weights."""
     batch: int = 16
@@ -230,15 +230,15 @@ class Language(Solving):
     steps: int = 20_000
     """Steps of the optimiser."""
     warm_up: int = 2_000
-    """Steps that a DEQ is trained as a stack (official code: 10 to 20 % of all)."""
+    """Steps for which a DEQ is trained as a stack (official code: 10 to 20 % of all)."""
     rate: float = 1e-3
     """Adam's learning rate; it falls to 0 as a cosine."""
     clip: float = 0.25
-    """Norm at which the gradient is cut (official code's transformer; its TrellisNet 0.07)."""
+    """Largest norm of the gradient (official code's transformer; its TrellisNet 0.07)."""
     tested: int = 0
-    """Words of the test set at most; 0 for all."""
+    """Largest number of words of the validation and test sets that are read; 0 for all."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -261,48 +261,48 @@ class Language(Solving):
 
 @dataclass(frozen=True)
 class Images(Solving):
-    """CIFAR-10; what is not said otherwise is the official code's file for MDEQ-small ("TINY")."""
+    """CIFAR-10. Defaults without a source are those of the official code's file for MDEQ-small ("TINY")."""
 
     model: Literal["multiscale", "single"] = "multiscale"
     """MDEQ, or the tutorial's network of one resolution."""
     depth: Literal["deq", "tied"] = "deq"
     """A fixed point or a weight-tied stack."""
     forward_solver: SolverName = "broyden"
-    """Of the fixed point."""
+    """Solver of the fixed point."""
     backward_solver: SolverName = "broyden"
-    """Of the gradient."""
+    """Solver of the gradient."""
     forward_evaluations: int = 19
-    """At most: 18 iterations after f(0)."""
+    """Largest number of evaluations of the forward solve: 18 iterations after f(0)."""
     backward_evaluations: int = 21
-    """At most: 20 iterations."""
+    """Largest number of evaluations of the backward solve: 20 iterations."""
     channels: tuple[int, ...] = (24, 24)
-    """Of each resolution, the finest first."""
+    """Channels of each resolution, the finest first."""
     heads: tuple[int, ...] = (8, 16)
-    """A quarter of each resolution's channels in the head; of MDEQ alone."""
+    """A quarter of each resolution's channels in the head; only for MDEQ."""
     final: int = 200
-    """Channels that are averaged for the read-out; of MDEQ alone."""
+    """Channels that are averaged for the read-out; only for MDEQ."""
     expansion: int = 5
-    """Of channels within residual blocks; of MDEQ alone."""
+    """Factor on the channels within residual blocks; only for MDEQ."""
     inner: int = 64
-    """Channels between the cell's convolutions; of the tutorial's network alone."""
+    """Channels between the cell's convolutions; only for the tutorial's network."""
     groups: int = 8
-    """Of group normalisation."""
+    """Groups of group normalisation."""
     dropout: float = 0.25
-    """Of channels within residual blocks; of MDEQ alone."""
+    """Rate at which channels within residual blocks are dropped; only for MDEQ."""
     layers: int = 10
-    """Of the weight-tied stack; a DEQ begins as one."""
+    """Layers of the weight-tied stack; a DEQ is first trained as one."""
     warm_up: int = 3_000
-    """Steps that a DEQ is trained as a stack."""
+    """Steps for which a DEQ is trained as a stack."""
     side: int = 32
-    """Pixels; fewer by means over squares."""
+    """Pixels a side; sides below 32 are means over squares of pixels."""
     normalised: bool = True
     """Whether colours are shifted and scaled."""
     varied: bool = False
     """Whether training images are moved by up to four pixels and mirrored."""
     train: int = 0
-    """Training images, evenly spread; 0 for all."""
+    """Training images, spread evenly over the split; 0 for all."""
     tested: int = 0
-    """The same of test images."""
+    """Test images, spread evenly over the split; 0 for all."""
     batch: int = 128
     """Images of a step (two GPUs of 64)."""
     steps: int = 19_550
@@ -310,13 +310,13 @@ class Images(Solving):
     rate: float = 1e-3
     """Adam's learning rate; it falls to `floor` as a cosine."""
     floor: float = 1e-6
-    """The last learning rate."""
+    """Final learning rate."""
     decay: float = 2.5e-6
     """Weight decay, added to the gradient."""
     clip: float = 0.0
-    """Norm at which the gradient is cut; 0 for none."""
+    """Largest norm of the gradient; 0 for no limit."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,7 +28,7 @@ SOLVERS = ("fixed_point", "anderson", "broyden")
 
 
 def train(config: Convergence, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
-    """Of a DEQ, or of a weight-tied stack, that a run of copy memory has trained; nothing is trained here."""
+    """Apply solvers to a DEQ or a weight-tied stack that a run of copy memory has trained; nothing is trained here."""
     (seed,) = seeds
     trained: CopyMemory = build_config(CopyMemory, dict(parent.identity.config), "the run of copy memory")
     device = torch_device()
@@ -44,15 +44,18 @@ def train(config: Convergence, seeds: Sequence[int], run: Recorder, parent: "Fin
     losses = [_loss(model, x, y, partial(_solver(trained), max_evals=limit, tol=0.0)) for limit in config.limits]
     run.progress(3, 4)
     solve = partial(_solver(trained), max_evals=config.evaluations)
-    rough = [_loss(model, x, y, partial(solve, tol=tolerance)) for tolerance in config.tolerances]
+    coarse_losses = [_loss(model, x, y, partial(solve, tol=tolerance)) for tolerance in config.tolerances]
     run.progress(4, 4)
-    for kind, values, found in (("limit", config.limits, losses), ("tolerance", config.tolerances, rough)):
+    for kind, values, kind_losses in (
+        ("limit", config.limits, losses),
+        ("tolerance", config.tolerances, coarse_losses),
+    ):
         arrays[kind] = np.array(values)
-        arrays[f"{kind}_loss"] = np.array([found])
-        metrics.update({f"loss_{kind}_{value:g}": loss for value, loss in zip(values, found, strict=True)})
+        arrays[f"{kind}_loss"] = np.array([kind_losses])
+        metrics.update({f"loss_{kind}_{value:g}": loss for value, loss in zip(values, kind_losses, strict=True)})
     # the loss with few evaluations, and with a coarse tolerance, in units of that where both are ample
     metrics["cost_of_few"] = losses[config.limits.index(config.few)] / losses[-1]
-    metrics["cost_of_coarse"] = rough[config.tolerances.index(config.coarse)] / rough[0]
+    metrics["cost_of_coarse"] = coarse_losses[config.tolerances.index(config.coarse)] / coarse_losses[0]
     return Outcome({name: [value] for name, value in metrics.items()}, arrays)
 
 
@@ -65,8 +68,8 @@ def _trace(
     model: CopyTransformer, x: Tensor, phase: str, config: Convergence, seed: int, metrics: dict[str, float],
     arrays: dict[str, np.ndarray],
 ) -> None:  # fmt: skip
-    """Residuals of each sample at each evaluation; the last, and the lowest until the one that is compared; evaluations
-    until the tolerance (all of them where that is never reached); the Jacobian's radius."""
+    """Record the residuals of each sample at each evaluation, the last one, the lowest within the compared number of
+    evaluations, the evaluations until the tolerance is reached (all if it never is), and the Jacobian's radius."""
     f, z0 = model.bind(x), torch.zeros(*x.shape, model.config.features, device=x.device)
     for name in SOLVERS:
         solution = getattr(solvers, name)(f, z0, max_evals=config.evaluations, tol=0.0)

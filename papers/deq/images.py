@@ -17,7 +17,7 @@ from papers.deq.cells import ConvCell, MultiscaleCell
 from papers.deq.config import Images
 from papers.deq.implicit import Equilibrium, jacobian_penalty
 from papers.deq.memory import saved_bytes
-from papers.deq.models import settle, spent
+from papers.deq.models import settle, solver_effort
 from papers.deq.solvers import Function
 from papers.deq.training import fit, parameters_of
 
@@ -27,32 +27,32 @@ CLASSES = 10
 SIDE = 32
 CHUNK = 20
 """Steps between two lines of the metrics stream."""
-TOGETHER = 200
-"""Test images at once."""
+TEST_BATCH = 200
+"""Test images that are computed at once."""
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-"""Of the colours of training images, as the official code gives them."""
+"""Mean and standard deviation of the colours of training images, as the official code gives them."""
 MARGIN = 4
-"""Pixels by which an image is moved at most where training images are varied."""
+"""Largest shift in pixels, where training images are shifted at random."""
 
 
-class Seen(NamedTuple):
-    """Of a batch of images."""
+class Classified(NamedTuple):
+    """The result of classifying a batch of images."""
 
     logits: Tensor
-    """(B, 10)."""
-    found: Equilibrium
+    """Logits of the classes, (B, 10)."""
+    equilibrium: Equilibrium
     f: Function
-    """What it is the equilibrium of."""
+    """The function whose equilibrium it is."""
 
 
 def _convolved(source: int, target: int, size: int = 3, stride: int = 1, bias: bool = False) -> list[nn.Module]:
-    """Convolution, batch normalisation, ReLU."""
+    """The layers convolution, batch normalisation, ReLU."""
     conv = nn.Conv2d(source, target, size, stride, size // 2, bias=bias)
     return [conv, nn.BatchNorm2d(target), nn.ReLU()]
 
 
 class _Bottleneck(nn.Module):
-    """A ResNet's, four times as wide at its end; no scale and offset in its own normalisations."""
+    """A ResNet's bottleneck, four times as wide at its end; its inner normalisations have no scale and offset."""
 
     EXPANSION = 4
 
@@ -71,7 +71,7 @@ class _Bottleneck(nn.Module):
 
 
 class MultiscaleClassifier(nn.Module):
-    """MDEQ: what is injected, the cell, and a head that hears all resolutions."""
+    """MDEQ: a stem that computes the injection, the cell, and a head that receives all resolutions."""
 
     def __init__(self, config: Images) -> None:
         super().__init__()
@@ -89,20 +89,22 @@ class MultiscaleClassifier(nn.Module):
         self.final = nn.Sequential(*_convolved(wide[-1], config.final, 1, bias=True))
         self.out = nn.Linear(config.final, CLASSES)
 
-    def forward(self, images: Tensor, layers: int | None) -> Seen:
-        """Of images (B, 3, H, W); `layers`: how often the cell is applied, None for its fixed point."""
+    def forward(self, images: Tensor, layers: int | None) -> Classified:
+        """Classify images (B, 3, H, W); `layers` is how often the cell is applied, None for its fixed point."""
         x = self.stem(images)
         f, sizes = self.cell.bind(x), self.cell.sizes(x.shape[-1])
-        found = settle(self.config, f, x.new_zeros(len(x), sum(int(np.prod(size)) for size in sizes)), layers)
-        first, *others = (block(part) for block, part in zip(self.widen, self.cell.split(found.z, sizes), strict=True))
-        for down, other in zip(self.down, others, strict=True):
-            first = other + down(first)
-        return Seen(self.out(self.final(first).mean((2, 3))), found, f)
+        equilibrium = settle(self.config, f, x.new_zeros(len(x), sum(int(np.prod(size)) for size in sizes)), layers)
+        first, *coarser = (
+            block(part) for block, part in zip(self.widen, self.cell.split(equilibrium.z, sizes), strict=True)
+        )
+        for down, part in zip(self.down, coarser, strict=True):
+            first = part + down(first)
+        return Classified(self.out(self.final(first).mean((2, 3))), equilibrium, f)
 
 
 class SingleClassifier(nn.Module):
-    """The tutorial's: convolution, batch normalisation, one resolution at its fixed point, batch normalisation, means
-    over squares, and a linear read-out."""
+    """The tutorial's network: convolution, batch normalisation, one resolution at its fixed point, batch normalisation,
+    means over squares, and a linear read-out."""
 
     def __init__(self, config: Images) -> None:
         super().__init__()
@@ -113,13 +115,13 @@ class SingleClassifier(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.out = nn.Linear(16 * channels, CLASSES)
 
-    def forward(self, images: Tensor, layers: int | None) -> Seen:
-        """Of images (B, 3, H, W); `layers`: how often the cell is applied, None for its fixed point."""
+    def forward(self, images: Tensor, layers: int | None) -> Classified:
+        """Classify images (B, 3, H, W); `layers` is how often the cell is applied, None for its fixed point."""
         x = self.stem(images)
         f = self.cell.bind(x)
-        found = settle(self.config, f, torch.zeros_like(x), layers)
-        pooled = F.avg_pool2d(self.norm(found.z), x.shape[-1] // 4)
-        return Seen(self.out(pooled.flatten(1)), found, f)
+        equilibrium = settle(self.config, f, torch.zeros_like(x), layers)
+        pooled = F.avg_pool2d(self.norm(equilibrium.z), x.shape[-1] // 4)
+        return Classified(self.out(pooled.flatten(1)), equilibrium, f)
 
 
 def classifier(config: Images) -> nn.Module:
@@ -128,27 +130,27 @@ def classifier(config: Images) -> nn.Module:
 
 
 def train(config: Images, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Train on training images, then test on test images: after the last step, not the best of many tests."""
+    """Train on training images, then test once on test images, after the last step."""
     (seed,) = seeds
     device = torch_device()
     model = initialised(lambda: classifier(config), seed, device)
     images, labels = _load(config, "train", config.train, device)
-    each = -(-len(images) // config.batch)
+    steps_per_epoch = -(-len(images) // config.batch)
 
     def loss(step: int) -> tuple[Tensor, Mapping[str, float], Equilibrium]:
-        epoch, place = divmod(step, each)
+        epoch, place = divmod(step, steps_per_epoch)
         order = numpy_rng(seed, "order", epoch).permutation(len(images))
         rows = torch.from_numpy(order[place * config.batch : (place + 1) * config.batch]).to(device)
         x = images[rows]
         if config.varied:
-            x = _varied(x, torch_generator(seed, "moved", step))
-        seen = model(x, _layers(config, step >= config.warm_up))
-        value = F.cross_entropy(seen.logits, labels[rows])
-        right = (seen.logits.detach().argmax(1) == labels[rows]).float().mean()
-        further = {"cross_entropy": float(value.detach()), "accuracy": 100 * float(right)}
-        if config.jacobian_weight and seen.found.info is not None:
-            value = value + config.jacobian_weight * jacobian_penalty(seen.f, seen.found.z)
-        return value, further, seen.found
+            x = _augmented(x, torch_generator(seed, "moved", step))
+        output = model(x, _layers(config, step >= config.warm_up))
+        value = F.cross_entropy(output.logits, labels[rows])
+        accuracy = (output.logits.detach().argmax(1) == labels[rows]).float().mean()
+        metrics = {"cross_entropy": float(value.detach()), "accuracy": 100 * float(accuracy)}
+        if config.jacobian_weight and output.equilibrium.info is not None:
+            value = value + config.jacobian_weight * jacobian_penalty(output.f, output.equilibrium.z)
+        return value, metrics, output.equilibrium
 
     fit(
         model, loss, seed=seed, steps=config.steps, rate=config.rate, floor=config.floor, decay=config.decay,
@@ -168,11 +170,11 @@ def _layers(config: Images, trained: bool) -> int | None:
 
 
 def _load(config: Images, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, side, side) and labels: so many, evenly spread over the split, which may be sorted; 0 for all."""
-    found = data.load("cifar10-jpeg", split)
-    labels = np.array(found["labels"])
+    """Images (n, 3, side, side) and labels: `count` of them spread evenly over the split; 0 for all."""
+    arrays = data.load("cifar10-jpeg", split)
+    labels = np.array(arrays["labels"])
     rows = np.linspace(0, len(labels), count or len(labels), endpoint=False).astype(int)
-    images = torch.from_numpy(found["images"][rows]).to(device).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(arrays["images"][rows]).to(device).permute(0, 3, 1, 2).float() / 255
     if config.side < SIDE:
         images = F.avg_pool2d(images, SIDE // config.side)
     if config.normalised:
@@ -181,8 +183,8 @@ def _load(config: Images, split: str, count: int, device: torch.device) -> tuple
     return images.contiguous(), torch.from_numpy(labels[rows]).to(device).long()
 
 
-def _varied(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to four pixels each way, zeros coming in, and mirrored or not."""
+def _augmented(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to four pixels in both directions, filling with zeros, and mirror half of them."""
     batch, side = len(x), x.shape[-1]
     down, right = torch.randint(0, 2 * MARGIN + 1, (2, batch), generator=generator).to(x.device)
     mirrored = (torch.rand(batch, generator=generator) < 0.5).to(x.device)
@@ -190,21 +192,21 @@ def _varied(x: Tensor, generator: torch.Generator) -> Tensor:
     across = torch.where(mirrored[:, None], side - 1 - places, places) + right[:, None]
     rows = (places + down[:, None])[:, None, :, None]
     padded = F.pad(x, (MARGIN,) * 4)
-    which = torch.arange(batch, device=x.device)[:, None, None, None]
-    return padded[which, torch.arange(3, device=x.device)[:, None, None], rows, across[:, None, None, :]]
+    batch_index = torch.arange(batch, device=x.device)[:, None, None, None]
+    return padded[batch_index, torch.arange(3, device=x.device)[:, None, None], rows, across[:, None, None, :]]
 
 
 @torch.no_grad()
 def _test(model: nn.Module, config: Images, device: torch.device) -> dict[str, float]:
-    """Accuracy in per cent and cross-entropy on test images, and what the solver did."""
+    """Accuracy in per cent and cross-entropy on test images, and the solver's effort."""
     images, labels = _load(config, "test", config.tested, device)
     rows = []
-    for x, y in zip(images.split(TOGETHER), labels.split(TOGETHER), strict=True):
-        seen = model(x, _layers(config, True))
-        found = {
-            "test_accuracy": 100 * float((seen.logits.argmax(1) == y).float().mean()),
-            "test_loss": float(F.cross_entropy(seen.logits, y)),
+    for x, y in zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True):
+        output = model(x, _layers(config, True))
+        metrics = {
+            "test_accuracy": 100 * float((output.logits.argmax(1) == y).float().mean()),
+            "test_loss": float(F.cross_entropy(output.logits, y)),
         }
-        rows.append({**found, **spent(seen.found.info), "weight": float(len(x))})
+        rows.append({**metrics, **solver_effort(output.equilibrium.info), "weight": float(len(x))})
     weights = np.array([row.pop("weight") for row in rows])
     return {name: float(np.average([row[name] for row in rows], weights=weights)) for name in rows[0]}

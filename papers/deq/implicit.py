@@ -1,6 +1,6 @@
-"""Gradients through a fixed point: the implicit function theorem, and what is cheaper.
+"""Gradients through a fixed point: the implicit function theorem, and cheaper approximations.
 
-All take f bound to its parameters and inputs; gradients reach whatever f closed over.
+All functions take f bound to its parameters and inputs; gradients reach all tensors that f closes over.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ Solve = Callable[[Function, Tensor], Solution]
 
 
 class Equilibrium(NamedTuple):
-    """A fixed point that gradients go through."""
+    """A fixed point through which gradients flow."""
 
     z: Tensor
     info: Info | None
-    """Of the forward solve; None when nothing was solved."""
+    """How the forward solve went; None when nothing was solved."""
     backward: dict[str, Info]
-    """Of the backward solve, under "info", once it has run."""
+    """How the backward solve went, under "info", once it has run."""
 
 
 class _Implicit(torch.autograd.Function):
@@ -38,35 +38,35 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return ctx.solve(slopes[0]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.solve(gradients[0]), None
 
 
 def implicit(f: Function, z0: Tensor, forward: Solve, backward: Solve) -> Equilibrium:
     """z* = f(z*), with gradients by the implicit function theorem.
 
-    Of all evaluations one is kept for the backward pass, whatever the solvers do: memory does not grow with them. That
-    one is at the point found, and its image is what is returned, with and without gradients.
+    Only one evaluation is kept for the backward pass, whatever the solvers do, so memory does not grow with the number
+    of evaluations. This evaluation is at the solver's point, and its image is returned, with and without gradients.
     """
     z, _, info = forward(f, z0)
-    found: dict[str, Info] = {}
+    backward_info: dict[str, Info] = {}
     if not torch.is_grad_enabled():
-        return Equilibrium(f(z), info, found)
+        return Equilibrium(f(z), info, backward_info)
     point = z.detach().requires_grad_()
     image = f(point)
 
-    def solve(slope: Tensor) -> Tensor:
+    def solve(gradient: Tensor) -> Tensor:
         def transposed(y: Tensor) -> Tensor:
-            return slope + torch.autograd.grad(image, point, y, retain_graph=True)[0]
+            return gradient + torch.autograd.grad(image, point, y, retain_graph=True)[0]
 
-        y, _, found["info"] = backward(transposed, torch.zeros_like(slope))
+        y, _, backward_info["info"] = backward(transposed, torch.zeros_like(gradient))
         return y
 
-    return Equilibrium(_Implicit.apply(image, solve), info, found)
+    return Equilibrium(_Implicit.apply(image, solve), info, backward_info)
 
 
 def phantom(f: Function, z0: Tensor, forward: Solve, steps: int = 1, damping: float = 1.0) -> Equilibrium:
-    """So many damped steps on from z*, with gradients through them; one full step is Jacobian-free back-propagation.
+    """`steps` damped steps from z*, with gradients through them; one full step is Jacobian-free back-propagation.
 
     Arguments:
         damping: tau; z <- (1 - tau) z + tau f(z).
@@ -78,7 +78,7 @@ def phantom(f: Function, z0: Tensor, forward: Solve, steps: int = 1, damping: fl
 
 
 def unrolled(f: Function, z0: Tensor, steps: int) -> Equilibrium:
-    """A weight-tied network: f applied so many times, with gradients through all of them."""
+    """A weight-tied network: f applied `steps` times, with gradients through all applications."""
     z = z0
     for _ in range(steps):
         z = f(z)
@@ -89,8 +89,8 @@ def jacobian_penalty(f: Function, z: Tensor, draws: int = 1, generator: torch.Ge
     """An estimate of |df/dz|_F^2 / D, the mean over samples, that can be differentiated (JR eq. 5).
 
     Arguments:
-        z: Where, (B, ...); no gradient goes on through it.
-        draws: M, of random vectors.
+        z: The point of the Jacobian, (B, ...); no gradient flows through it.
+        draws: M, number of random vectors.
     """
     point = z.detach().requires_grad_()
     image = f(point)
@@ -102,9 +102,10 @@ def jacobian_penalty(f: Function, z: Tensor, draws: int = 1, generator: torch.Ge
 
 
 def spectral_radius(f: Function, z: Tensor, iterations: int = 150, generator: torch.Generator | None = None) -> Tensor:
-    """Of df/dz at z, by power iteration with vector-Jacobian products, (B,): the mean growth of its later half.
+    """Spectral radius of df/dz at z, (B,), by power iteration with vector-Jacobian products.
 
-    The mean over steps settles where the largest eigenvalues are a complex pair, whose growth swings.
+    It is the geometric mean of the growth over the later half of the steps. Such a mean converges even where the
+    largest eigenvalues are a complex pair, whose growth oscillates.
     """
     point = z.detach().requires_grad_()
     with torch.enable_grad():

@@ -27,26 +27,27 @@ __all__ = ["LanguageModel", "perplexity", "streams", "train"]
 CHUNK = 50
 """Steps between two lines of the metrics stream."""
 TEST_STREAMS = 16
-"""Into which the test set is cut, read side by side."""
+"""Number of streams into which a test set is cut; they are read side by side."""
 
 
-class Read(NamedTuple):
-    """Of a segment."""
+class SegmentOutput(NamedTuple):
+    """The result of reading a segment."""
 
     logits: Tensor
-    """(B, T, words)."""
+    """Logits of the next words, (B, T, words)."""
     memory: Tensor
-    """For the next segment, (levels, B, M, features of a state)."""
-    found: Equilibrium
+    """Memory for the next segment, (levels, B, M, features of a state)."""
+    equilibrium: Equilibrium
     f: Function | None
-    """What it is the equilibrium of; None of an untied stack."""
+    """The function whose equilibrium it is; None for an untied stack."""
 
 
 class LanguageModel(nn.Module):
-    """Words in and words out share one matrix; between them a cell, at its fixed point or stacked.
+    """A cell, at its fixed point or stacked, between an embedding and a read-out that share one matrix.
 
-    What was read before is remembered as states: of a fixed point and of a weight-tied stack the last ones (official
-    code), of an untied stack those before each layer (Transformer-XL). It is no parameter but goes into checkpoints.
+    The memory of preceding words consists of states: a fixed point and a weight-tied stack keep their last states
+    (official code), an untied stack the states before each layer (Transformer-XL). The memory is not a parameter, but
+    checkpoints contain it.
     """
 
     memory: Tensor
@@ -73,46 +74,46 @@ class LanguageModel(nn.Module):
             nn.init.normal_(self.injection.weight, 0, config.deviation)
         self.register_buffer("memory", torch.zeros(len(self.cells), config.batch, past, state))
 
-    def forward(self, x: Tensor, memory: Tensor | None, layers: int | None) -> Read:
+    def forward(self, x: Tensor, memory: Tensor | None, layers: int | None) -> SegmentOutput:
         """Read a segment.
 
         Arguments:
-            x: Words (B, M + T), those remembered first; (B, T) without memory.
-            memory: (levels, B, M, state), or None where nothing was read before.
+            x: Words (B, M + T), the remembered ones first; (B, T) without memory.
+            memory: States of preceding words, (levels, B, M, state); None at the beginning of a text.
             layers: How often a weight-tied cell is applied; None for its fixed point.
         """
         config = self.config
         past = 0 if memory is None or config.cell == "trellis" else memory.shape[2]
         mask = frozen_dropout((len(x), 1, config.features), config.dropout if self.training else 0.0, self.bias)
-        heard = self.embedding(x) * math.sqrt(config.features)
-        heard = heard if mask is None else heard * mask
+        embedded = self.embedding(x) * math.sqrt(config.features)
+        embedded = embedded if mask is None else embedded * mask
         if self.injection is None:
-            levels, f = self._stack(heard, memory, past), None
-            found, remembered = Equilibrium(levels[-1], None, {}), torch.stack(levels[:-1])
+            levels, f = self._stack(embedded, memory, past), None
+            equilibrium, remembered = Equilibrium(levels[-1], None, {}), torch.stack(levels[:-1])
         else:
-            u = self.injection(heard)
+            u = self.injection(embedded)
             f = self.cells[0].bind(u, None if memory is None else memory[0])
-            found = settle(config, f, u.new_zeros(len(x), x.shape[1] - past, self.memory.shape[3]), layers)
-            remembered = found.z[None]
+            equilibrium = settle(config, f, u.new_zeros(len(x), x.shape[1] - past, self.memory.shape[3]), layers)
+            remembered = equilibrium.z[None]
         if memory is not None and past:
             remembered = torch.cat([memory, remembered], 2)
-        h = found.z[..., : config.features]
+        h = equilibrium.z[..., : config.features]
         mask = frozen_dropout((len(x), 1, config.features), config.dropout if self.training else 0.0, self.bias)
         h = h if mask is None else h * mask
         logits = F.linear(h, self.embedding.weight, self.bias)
-        return Read(logits, remembered[:, :, -self.memory.shape[2] :].detach(), found, f)
+        return SegmentOutput(logits, remembered[:, :, -self.memory.shape[2] :].detach(), equilibrium, f)
 
-    def _stack(self, heard: Tensor, memory: Tensor | None, past: int) -> list[Tensor]:
+    def _stack(self, embedded: Tensor, memory: Tensor | None, past: int) -> list[Tensor]:
         """States before each layer and after the last."""
-        states = [heard[:, past:]]
-        nothing = heard.new_zeros(*heard.shape[:2], 3 * self.config.features)
+        states = [embedded[:, past:]]
+        no_injection = embedded.new_zeros(*embedded.shape[:2], 3 * self.config.features)
         for index, cell in enumerate(self.cells):
-            states.append(cell.bind(nothing, None if memory is None else memory[index])(states[-1]))
+            states.append(cell.bind(no_injection, None if memory is None else memory[index])(states[-1]))
         return states
 
 
 def streams(tokens: np.ndarray, count: int) -> Tensor:
-    """A text cut into so many equal parts, (count, words); the rest is left out."""
+    """A text cut into `count` equal parts, (count, words); the remaining words are left out."""
     length = len(tokens) // count
     if length < 2:
         raise RefigureError(f"{len(tokens)} words cannot be cut into {count} streams of 2 and more")
@@ -120,7 +121,7 @@ def streams(tokens: np.ndarray, count: int) -> Tensor:
 
 
 def segments(text: Tensor, length: int, past: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Inputs with what is remembered of them in front, targets, and whether a text begins."""
+    """Inputs (remembered words first), targets, and whether the segment has no memory, of each segment of a text."""
     for start in range(0, text.shape[1] - 1, length):
         end = min(start + length, text.shape[1] - 1)
         first = start < max(past, 1)
@@ -128,7 +129,7 @@ def segments(text: Tensor, length: int, past: int) -> Iterator[tuple[Tensor, Ten
 
 
 def train(config: Language, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Train on the training text, then read the other two."""
+    """Train on the training text, then measure perplexity on the validation and test texts."""
     (seed,) = seeds
     device = torch_device()
     split = data.load("ptb", "train")
@@ -142,13 +143,13 @@ def train(config: Language, seeds: Sequence[int], run: Recorder) -> Outcome:
 
     def loss(step: int) -> tuple[Tensor, Mapping[str, float], Equilibrium]:
         x, y, first = parts[step % len(parts)]
-        read = model(x, None if first else model.memory, _layers(config, step >= config.warm_up))
-        model.memory = read.memory.clone()  # not in place: the backward pass needs what was read
-        value = F.cross_entropy(read.logits.flatten(0, 1), y.flatten())
-        further = {"cross_entropy": float(value.detach())}
-        if config.jacobian_weight and read.f is not None and read.found.info is not None:
-            value = value + config.jacobian_weight * jacobian_penalty(read.f, read.found.z)
-        return value, further, read.found
+        output = model(x, None if first else model.memory, _layers(config, step >= config.warm_up))
+        model.memory = output.memory.clone()  # not in place: the backward pass needs the old memory
+        value = F.cross_entropy(output.logits.flatten(0, 1), y.flatten())
+        metrics = {"cross_entropy": float(value.detach())}
+        if config.jacobian_weight and output.f is not None and output.equilibrium.info is not None:
+            value = value + config.jacobian_weight * jacobian_penalty(output.f, output.equilibrium.z)
+        return value, metrics, output.equilibrium
 
     fit(model, loss, seed=seed, steps=config.steps, rate=config.rate, clip=config.clip, chunk=CHUNK, recorder=run)
     model.eval()
@@ -157,9 +158,9 @@ def train(config: Language, seeds: Sequence[int], run: Recorder) -> Outcome:
         tokens = data.load("ptb", name)["tokens"]
         metrics[f"{name}_perplexity"] = perplexity(model, tokens[: config.tested or len(tokens)])
     x, _, _ = parts[-1]
-    apart = [*model.parameters(), *model.buffers()]
+    excluded = [*model.parameters(), *model.buffers()]
     model.train()
-    metrics["bytes"] = saved_bytes(lambda: model(x, model.memory, _layers(config, True)).logits, apart)
+    metrics["bytes"] = saved_bytes(lambda: model(x, model.memory, _layers(config, True)).logits, excluded)
     metrics["parameters"] = sum(value.numel() for value in model.parameters())
     return Outcome({name: [float(value)] for name, value in metrics.items()}, parameters=parameters_of(model))
 
@@ -170,14 +171,14 @@ def _layers(config: Language, trained: bool) -> int | None:
 
 @torch.no_grad()
 def perplexity(model: LanguageModel, tokens: np.ndarray) -> float:
-    """exp of the mean cross-entropy of all words but the first of each stream."""
+    """Perplexity: exp of the mean cross-entropy over all words but the first of each stream."""
     config, device = model.config, model.bias.device
     text = streams(tokens, TEST_STREAMS).to(device)
     past = config.memory if config.cell == "transformer" else 0
     total, count, memory = 0.0, 0, None
     for x, y, first in segments(text, config.length, past):
-        read = model(x, None if first else memory, _layers(config, True))
-        memory = read.memory
-        total += float(F.cross_entropy(read.logits.flatten(0, 1), y.flatten(), reduction="sum"))
+        output = model(x, None if first else memory, _layers(config, True))
+        memory = output.memory
+        total += float(F.cross_entropy(output.logits.flatten(0, 1), y.flatten(), reduction="sum"))
         count += y.numel()
     return math.exp(total / count)

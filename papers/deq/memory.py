@@ -1,4 +1,4 @@
-"""Bytes that differentiation keeps between the forward and the backward pass: exact, the same on every CPU."""
+"""Bytes that differentiation keeps between the forward and the backward pass; exact, and equal on every CPU."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,39 +18,39 @@ from papers.deq.solvers import broyden, history_bytes
 __all__ = ["saved_bytes", "train"]
 
 REPEATS = 3
-"""Of each timing; the least counts."""
+"""Repetitions of each timing; the shortest counts."""
 
 
-def saved_bytes(run: Callable[[], Tensor], apart: Iterable[Tensor] = ()) -> int:
-    """Of all tensors that `run` saves for a backward pass, each storage once.
+def saved_bytes(run: Callable[[], Tensor], excluded: Iterable[Tensor] = ()) -> int:
+    """Bytes of all tensors that `run` saves for a backward pass; each storage counts once.
 
     Arguments:
-        run: Builds a graph and returns its end.
-        apart: What is there anyway - parameters, inputs - and does not count.
+        run: Builds a graph and returns its last tensor.
+        excluded: Tensors that exist anyway (parameters, inputs) and do not count.
     """
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.detach()  # held, or its place may be given anew
+        saved[tensor.untyped_storage().data_ptr()] = tensor.detach()  # held, or its address may be used again
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         end = run()
     del end
-    for tensor in apart:
-        kept.pop(tensor.untyped_storage().data_ptr(), None)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    for tensor in excluded:
+        saved.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 def train(config: Memory, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Of weight-tied stacks of several depths, and of a DEQ with several numbers of evaluations.
+    """Measure weight-tied stacks of several depths, and a DEQ with several numbers of evaluations.
 
-    Seconds are of this machine and differ from run to run; bytes do not.
+    Seconds depend on the machine and differ from run to run; bytes do not.
     """
     (seed,) = seeds
     device = torch_device()
     cell, x, z0 = _problem(config, seed, device)
-    apart = [*cell.parameters(), x, z0]
+    excluded = [*cell.parameters(), x, z0]
     cases: dict[str, Callable[[], Tensor]] = {}
     for depth in config.depths:
         cases[f"layers_{depth}"] = lambda depth=depth: unrolled(cell.bind(x), z0, depth).z
@@ -61,7 +61,7 @@ def train(config: Memory, seeds: Sequence[int], run: Recorder) -> Outcome:
     seconds: dict[str, float] = {}
     inference: dict[str, float] = {}
     for index, (name, case) in enumerate(cases.items()):
-        metrics[f"bytes_{name}"] = saved_bytes(case, apart)
+        metrics[f"bytes_{name}"] = saved_bytes(case, excluded)
         seconds[name] = min(_seconds(case) for _ in range(REPEATS))
         inference[name] = min(_seconds(case, train=False) for _ in range(REPEATS))
         run.progress(index + 1, len(cases))
@@ -79,7 +79,7 @@ def train(config: Memory, seeds: Sequence[int], run: Recorder) -> Outcome:
 
 
 def _problem(config: Memory, seed: int, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
-    """A cell, its input, and where the solver begins."""
+    """A cell, its input, and the initial point of the solver."""
     generator = torch.Generator().manual_seed(seed)
     size = config.features
     if config.cell == "transformer":
@@ -92,7 +92,7 @@ def _problem(config: Memory, seed: int, device: torch.device) -> tuple[nn.Module
 
 
 def _seconds(case: Callable[[], Tensor], train: bool = True) -> float:
-    """Of a forward and a backward pass, or of a forward pass alone."""
+    """Seconds of a forward and a backward pass, or of a forward pass alone."""
     started = time.perf_counter()
     with torch.set_grad_enabled(train):
         end = case().sum()

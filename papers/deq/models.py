@@ -1,4 +1,4 @@
-"""Networks for copy memory: a DEQ-Transformer with its weight-tied stack, and recurrent and convolutional baselines."""
+"""Networks for copy memory: a DEQ-Transformer, its weight-tied stack, recurrent and convolutional baselines."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,36 +16,36 @@ from papers.deq.implicit import Equilibrium, implicit, phantom, unrolled
 from papers.deq.solvers import Function, Info
 from papers.deq.tasks import SYMBOLS
 
-__all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build", "settle", "spent"]
+__all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build", "settle", "solver_effort"]
 
 HIDDEN = {"lstm": 52, "gru": 62, "tcn": 13}
 """Units with which a baseline has the paper's number of parameters: 14 K, 14 K, 16 K."""
 
 
 class Output(NamedTuple):
-    """Of a network."""
+    """The result of a network."""
 
     logits: Tensor
-    """(B, T, symbols)."""
-    found: Equilibrium | None = None
-    """Of a transformer."""
+    """Logits of the symbols, (B, T, symbols)."""
+    equilibrium: Equilibrium | None = None
+    """The equilibrium of a transformer; None for other networks."""
     f: Function | None = None
-    """What it is the equilibrium of."""
+    """The function whose equilibrium it is."""
 
 
 def settle(
     config: Solving, f: Function, z0: Tensor, layers: int | None, narrow: Callable[[Tensor], Function] | None = None
 ) -> Equilibrium:
-    """The fixed point of f as a configuration says, or f applied so many times.
+    """The fixed point of f, solved as a configuration says, or the result of `layers` applications of f.
 
     Arguments:
-        narrow: Of samples' indices, f of these samples alone: those that have converged then stop paying.
+        narrow: From indices of samples to f of these samples alone, so that converged samples are no longer evaluated.
     """
     if layers is not None:
         return unrolled(f, z0, layers)
     forward, backward = (
-        partial(getattr(solvers, name), max_evals=most, tol=config.tolerance)
-        for name, most in (
+        partial(getattr(solvers, name), max_evals=max_evals, tol=config.tolerance)
+        for name, max_evals in (
             (config.forward_solver, config.forward_evaluations),
             (config.backward_solver, config.backward_evaluations),
         )
@@ -56,8 +56,8 @@ def settle(
     return implicit(f, z0, forward, backward)
 
 
-def spent(info: Info | None, prefix: str = "") -> dict[str, float]:
-    """Of a solve: evaluations of f, the mean over samples, and the median residual at the end; zeros without one."""
+def solver_effort(info: Info | None, prefix: str = "") -> dict[str, float]:
+    """Mean number of evaluations of f over the samples of a solve, and their median final residual; zeros for None."""
     if info is None:
         return {f"{prefix}evaluations": 0.0, f"{prefix}residual": 0.0}
     return {
@@ -67,7 +67,7 @@ def spent(info: Info | None, prefix: str = "") -> dict[str, float]:
 
 
 class CopyTransformer(nn.Module):
-    """Embedding, one transformer layer at its fixed point or applied so many times, and a linear read-out."""
+    """Embedding, one transformer layer at its fixed point or applied several times, and a linear read-out."""
 
     def __init__(self, config: CopyMemory) -> None:
         super().__init__()
@@ -83,11 +83,11 @@ class CopyTransformer(nn.Module):
         return self.cell.bind(self.injection(self.embedding(x)))
 
     def forward(self, x: Tensor, layers: int | None = None) -> Output:
-        """The read-out at the fixed point, or after so many layers."""
+        """The read-out at the fixed point, or after `layers` applications of the layer."""
         f = self.bind(x)
         z0 = torch.zeros(*x.shape, self.config.features, device=x.device)
-        found = settle(self.config, f, z0, layers, lambda rows: self.bind(x[rows]))
-        return Output(self.out(found.z), found, f)
+        equilibrium = settle(self.config, f, z0, layers, lambda rows: self.bind(x[rows]))
+        return Output(self.out(equilibrium.z), equilibrium, f)
 
 
 class Recurrent(nn.Module):
@@ -99,7 +99,7 @@ class Recurrent(nn.Module):
         self.out = nn.Linear(hidden, SYMBOLS)
 
     def forward(self, x: Tensor) -> Output:
-        """Of sequences (B, T)."""
+        """The output for sequences of symbols (B, T)."""
         return Output(self.out(self.cells(F.one_hot(x, SYMBOLS).float())[0]))
 
 
@@ -107,8 +107,8 @@ class TemporalConv(nn.Module):
     """A temporal convolutional network: residual blocks of two causal convolutions, dilated by 1, 2, 4, ...
 
     Arguments:
-        channels: Of each block.
-        blocks: Of 8 taps each: six see 883 steps back.
+        channels: Channels of each block.
+        blocks: Number of blocks, of 8 taps each: six reach 883 steps back.
     """
 
     def __init__(self, channels: int, blocks: int = 6) -> None:
@@ -124,7 +124,7 @@ class TemporalConv(nn.Module):
         self.out = nn.Linear(channels, SYMBOLS)
 
     def forward(self, x: Tensor) -> Output:
-        """Of sequences (B, T)."""
+        """The output for sequences of symbols (B, T)."""
         h = F.one_hot(x, SYMBOLS).float().mT
         for index, (first, second, reach) in enumerate(zip(self.first, self.second, self.reach, strict=True)):
             y = F.relu(first(F.pad(h, (reach, 0))))

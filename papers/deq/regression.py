@@ -24,7 +24,7 @@ REACH = 2.0
 """x goes from -2 to 2 (ours)."""
 
 PATIENCE = 200
-"""Evaluations of plain iteration; who has not converged by then counts with as many."""
+"""Largest number of evaluations of plain iteration; samples that do not converge count with this number."""
 
 
 def curve(x: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def curve(x: np.ndarray) -> np.ndarray:
 
 
 class Curve(nn.Module):
-    """z = w2' relu(w1 z + u x + b1) + b2, all of one number: f of one hidden layer."""
+    """f(z; x) = w2' relu(w1 z + u x + b1) + b2 for numbers z and x: one hidden layer."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Curve(nn.Module):
 
 
 def train(config: Regression, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Fit the curve, then look at the surface."""
+    """Fit the curve, then measure the surface f(z; x)."""
     (seed,) = seeds
     device = torch_device()
     model = initialised(lambda: Curve(config.hidden), seed, device)
@@ -56,15 +56,15 @@ def train(config: Regression, seeds: Sequence[int], run: Recorder) -> Outcome:
     def loss(step: int) -> tuple[Tensor, Mapping[str, float], Equilibrium]:
         rows = torch.from_numpy(numpy_rng(seed, "rows", step).integers(0, config.train, config.batch)).to(device)
         f = model.bind(x[rows])
-        found = implicit(f, torch.zeros(config.batch, 1, device=device), solve, solve)
-        value = F.mse_loss(found.z, y[rows])
-        further = {"error": float(value.detach())}
+        equilibrium = implicit(f, torch.zeros(config.batch, 1, device=device), solve, solve)
+        value = F.mse_loss(equilibrium.z, y[rows])
+        metrics = {"error": float(value.detach())}
         if config.jacobian_weight:
-            value = value + config.jacobian_weight * jacobian_penalty(f, found.z)
-        return value, further, found
+            value = value + config.jacobian_weight * jacobian_penalty(f, equilibrium.z)
+        return value, metrics, equilibrium
 
     fit(model, loss, seed=seed, steps=config.steps, rate=config.rate, clip=1.0, chunk=CHUNK, recorder=run)
-    metrics, arrays = _look(model, config, seed, device)
+    metrics, arrays = _measure(model, config, seed, device)
     metrics["parameters"] = sum(value.numel() for value in model.parameters())
     return Outcome({name: [value] for name, value in metrics.items()}, arrays, parameters_of(model))
 
@@ -77,10 +77,10 @@ def _points(seed: int, purpose: str, count: int, noise: float, device: torch.dev
 
 
 @torch.no_grad()
-def _look(
+def _measure(
     model: Curve, config: Regression, seed: int, device: torch.device
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Test error, evaluations that plain iteration needs, slope at the equilibria; surface and equilibria on a grid."""
+    """Test error, evaluations of plain iteration, and slope at the equilibria; surface and equilibria on a grid."""
     x, y = _points(seed, "test", config.test, 0.0, device)
     f = model.bind(x)
     z, _, _ = anderson(f, torch.zeros_like(x), max_evals=200, tol=1e-6)

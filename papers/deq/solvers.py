@@ -1,7 +1,7 @@
 """Solvers of z = f(z), all with one signature: `solver(f, z0, *, max_evals, tol, stop, per_sample) -> Solution`.
 
-Each proposes from the points so far and their images where to evaluate f next; the loop around them measures, keeps the
-best point, and stops. Points are (B, ...); all but the first axis is one unknown vector of D numbers.
+From the points so far and their images, each solver proposes where to evaluate f next; the common loop measures the
+residual, keeps the best point, and stops. Points are (B, ...); all axes but the first form one vector of D numbers.
 
     z, trace, info = anderson(f, torch.zeros(32, 64), max_evals=30, tol=1e-3)
 """
@@ -32,9 +32,9 @@ __all__ = [
 Function = Callable[[Tensor], Tensor]
 Stop = Literal["rel", "abs"]
 GROWTH = 1e6
-"""By which the absolute residual may exceed the first before a solver gives up (official code)."""
+"""Factor by which the absolute residual may exceed the first one before a solver gives up (official code)."""
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
-"""Evaluations between two looks at the residuals: each look makes the host wait for a GPU."""
+"""Evaluations between two checks of the residuals, by device: each check makes the host wait for a GPU."""
 _warned: set[torch.dtype] = set()
 
 
@@ -46,26 +46,26 @@ class Info(NamedTuple):
     """How a solve went, for each sample."""
 
     evaluations: Tensor
-    """Evaluations of f until it converged, (B,)."""
+    """Evaluations of f until the sample converged, (B,)."""
     residual: Tensor
-    """Of the point returned, in the measure that was asked for, (B,)."""
+    """Residual of the returned point, in the requested measure, (B,)."""
     converged: Tensor
-    """Whether that is below the tolerance, (B,)."""
+    """Whether the residual is below the tolerance, (B,)."""
 
 
 class Solution(NamedTuple):
-    """The best point found, residuals, and how it went."""
+    """The best point, residuals, and how the solve went."""
 
     z: Tensor
-    """The first point that f was evaluated at whose residual is below the tolerance, or else the one with the lowest,
+    """The first evaluated point whose residual is below the tolerance, or else the point with the lowest residual,
     (B, ...)."""
     trace: Tensor
-    """The residual at each evaluation of f, the first of them at z0: (evaluations, B); NaN after a sample was left."""
+    """The residual at each evaluation of f, the first at z0: (evaluations, B); NaN after a sample was dropped."""
     info: Info
 
 
 class Solver(Protocol):
-    """What all solvers are."""
+    """The signature of all solvers."""
 
     def __call__(
         self,
@@ -84,14 +84,14 @@ class _Rule(Protocol):
     """How a solver proposes its next point."""
 
     def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
-        """From the point last evaluated, its image, and g = f(z) - z, all (B, D); `out` is room for the answer.
+        """The next point, from the last evaluated point, its image, and g = f(z) - z, all (B, D).
 
-        g is overwritten at the next evaluation.
+        The result may be written to `out`. g is overwritten at the next evaluation.
         """
         ...
 
     def select(self, keep: Tensor) -> None:
-        """Go on with these samples alone."""
+        """Go on with the samples of these indices alone."""
         ...
 
 
@@ -102,18 +102,18 @@ def fixed_point(
     """Plain iteration, z <- f(z).
 
     Arguments:
-        f: (B, ...) to the same; differentiation is off inside.
-        z0: Where to begin.
-        max_evals: Evaluations of f at most.
+        f: From (B, ...) to the same shape; it is called without differentiation.
+        z0: The initial point.
+        max_evals: Largest number of evaluations of f.
         tol: Residual at which a sample has converged.
-        stop: The residual: |f(z) - z|, or that over |f(z)|.
+        stop: Which residual counts: |f(z) - z| (`abs`), or |f(z) - z| / |f(z)| (`rel`).
         per_sample: Whether the norm is each sample's own or that of the whole batch (official code).
-        narrow: Of samples' indices, f of these samples alone; with it, samples that have converged stop paying.
+        narrow: From indices of samples to f of these samples alone; converged samples are then no longer evaluated.
 
     Raises:
-        DivergedError: Of most samples the residual is not finite or has grown a millionfold; of a few these are left
-            at the best point they had, not converged.
-        RefigureError: f gives another shape than it takes.
+        DivergedError: For most samples the residual is not finite or has grown a millionfold. If only a few samples
+            diverge, they end at their best point, not converged.
+        RefigureError: f returns another shape than it is given.
     """
     return _solve(_Plain(), f, z0, max_evals, tol, stop, per_sample, narrow)
 
@@ -123,16 +123,16 @@ def anderson(
     narrow: Callable[[Tensor], Function] | None = None, window: int = 6, ridge: float = 1e-5, mixing: float = 1.0,
     absolute: bool = False,
 ) -> Solution:  # fmt: skip
-    """Anderson acceleration: the combination of the last m points whose residuals combine to the least.
+    """Anderson acceleration: the combination of the last m points whose combined residual is smallest.
 
     Arguments:
         window: m, points that are combined.
-        ridge: lambda, added to the diagonal of the residuals' Gram matrix as a share of each of its elements: it
-            scales with the residuals, and bounds the weights where they are nearly dependent.
+        ridge: lambda, added to the diagonal of the residuals' Gram matrix as a share of each diagonal element: it
+            scales with the residuals, and bounds the weights where residuals are nearly dependent.
         mixing: beta, weight of the images against the points.
-        absolute: Whether lambda is added as it is (official code, 1e-4): small residuals then no longer count.
+        absolute: Whether lambda itself is added (official code, 1e-4); small residuals then no longer matter.
 
-    For the others and errors see `fixed_point`.
+    For the other arguments and the errors see `fixed_point`.
     """
     return _solve(_Anderson(z0, window, ridge, mixing, absolute), f, z0, max_evals, tol, stop, per_sample, narrow)
 
@@ -141,7 +141,7 @@ def broyden(
     f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-3, stop: Stop = "rel", per_sample: bool = True,
     narrow: Callable[[Tensor], Function] | None = None,
 ) -> Solution:  # fmt: skip
-    """Broyden's good method from B = -I, full steps (DEQ eq. 10). For arguments and errors see `fixed_point`."""
+    """Broyden's good method from B = -I with full steps (DEQ eq. 10). For arguments and errors see `fixed_point`."""
     return _solve(_Broyden(z0, max_evals), f, z0, max_evals, tol, stop, per_sample, narrow)
 
 
@@ -149,12 +149,12 @@ def newton(
     f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-10, stop: Stop = "rel", per_sample: bool = True,
     narrow: Callable[[Tensor], Function] | None = None,
 ) -> Solution:  # fmt: skip
-    """Newton's method with the exact Jacobian, D further evaluations a step that are not counted: for tests."""
+    """Newton's method with the exact Jacobian, for tests; the D further evaluations a step are not counted."""
     return _solve(_Newton(f, z0), f, z0, max_evals, tol, stop, per_sample, narrow)
 
 
 def history_bytes(z0: Tensor, max_evals: int) -> int:
-    """That Broyden's method holds while it solves."""
+    """Bytes that Broyden's method holds while it solves."""
     rule = _Broyden(z0.to("meta"), max_evals)
     return rule.steps.nbytes + rule.inner.nbytes
 
@@ -170,55 +170,55 @@ def _solve(
     if max_evals < 1 or not tol >= 0 or stop not in ("rel", "abs"):
         raise RefigureError(f"a solver needs max_evals >= 1, tol >= 0, stop rel or abs: {max_evals}, {tol}, {stop!r}")
     _warn_of_floor(tol, stop, z0.dtype)
-    batch, every = len(z0), CHECK_EVERY.get(z0.device.type, 1)
+    batch, check_every = len(z0), CHECK_EVERY.get(z0.device.type, 1)
     z = z0.detach()
     best, lowest = _Best(z), torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
-    spent = torch.full((batch,), max_evals, device=z.device)
+    evaluations = torch.full((batch,), max_evals, device=z.device)
     traces: list[Tensor] = []
-    rows: Tensor | None = None  # which samples are still in; None for all
-    firsts: Tensor | None = None
-    room, g = _Room(), torch.empty_like(z)
+    rows: Tensor | None = None  # indices of the samples that are still solved; None for all
+    first_residuals: Tensor | None = None
+    buffers, g = _Buffers(), torch.empty_like(z)
     for done in range(1, max_evals + 1):
         fz = f(z)
         if fz.shape != z.shape:
             raise RefigureError(f"f takes {tuple(z.shape)} and gives {tuple(fz.shape)}: they must be the same")
         torch.sub(fz, z, out=g)
         absolute, residual = _residuals(fz, g, stop, per_sample)
-        firsts = absolute if firsts is None else firsts
+        first_residuals = absolute if first_residuals is None else first_residuals
         traces.append(residual if rows is None else _scatter(residual, rows, batch, torch.nan))
-        mine = lowest if rows is None else lowest[rows]
-        better = (residual < mine) & ~(mine < tol)  # who has converged stays where that was
-        now = torch.where(better, residual, mine)
-        converged = now < tol
+        previous_lowest = lowest if rows is None else lowest[rows]
+        better = (residual < previous_lowest) & ~(previous_lowest < tol)  # converged samples remaining their point
+        current_lowest = torch.where(better, residual, previous_lowest)
+        converged = current_lowest < tol
         reached = torch.where(converged, done, max_evals)
         best.update(z, better, rows)
         if rows is None:
-            lowest, spent = now, torch.minimum(spent, reached)
+            lowest, evaluations = current_lowest, torch.minimum(evaluations, reached)
         else:
-            lowest = lowest.index_copy(0, rows, now)
-            spent = spent.index_copy(0, rows, torch.minimum(spent[rows], reached))
-        looking = done % every == 0 or done == max_evals
-        if looking:
-            _check_growth(absolute, firsts, done, max_evals)
+            lowest = lowest.index_copy(0, rows, current_lowest)
+            evaluations = evaluations.index_copy(0, rows, torch.minimum(evaluations[rows], reached))
+        checking = done % check_every == 0 or done == max_evals
+        if checking:
+            _check_growth(absolute, first_residuals, done, max_evals)
             if bool(converged.all()):
                 break
         if done == max_evals:
             break
-        room_for = room.other_than(z, best.z)
-        proposed = rule.propose(z.flatten(1), fz.flatten(1), g.flatten(1), room_for.flatten(1)).view_as(z)
-        if narrow is not None and per_sample and looking and 2 * int(converged.sum()) >= len(converged):
-            keep = (~converged).nonzero()[:, 0]
-            rows = keep if rows is None else rows[keep]
-            rule.select(keep)
-            f, proposed, firsts = narrow(rows), proposed[keep], firsts[keep]
-            room, g = _Room(), torch.empty_like(proposed)
+        buffer = buffers.unused(z, best.z)
+        proposed = rule.propose(z.flatten(1), fz.flatten(1), g.flatten(1), buffer.flatten(1)).view_as(z)
+        if narrow is not None and per_sample and checking and 2 * int(converged.sum()) >= len(converged):
+            remaining = (~converged).nonzero()[:, 0]
+            rows = remaining if rows is None else rows[remaining]
+            rule.select(remaining)
+            f, proposed, first_residuals = narrow(rows), proposed[remaining], first_residuals[remaining]
+            buffers, g = _Buffers(), torch.empty_like(proposed)
         z = proposed
-    return Solution(best.z, torch.stack(traces), Info(spent, lowest, lowest < tol))
+    return Solution(best.z, torch.stack(traces), Info(evaluations, lowest, lowest < tol))
 
 
 @dataclass
 class _Best:
-    """Of each sample the point with the lowest residual. Where all samples improve at once nothing is copied."""
+    """The point with the lowest residual of each sample. When all samples improve at once, nothing is copied."""
 
     z: Tensor
     owned: bool = False
@@ -227,7 +227,7 @@ class _Best:
         """Take over the points that are better.
 
         Arguments:
-            rows: Which samples they are, where they are not all.
+            rows: Indices of the samples in z; None if z holds all samples.
         """
         if rows is None and z.device.type != "cpu":
             self.z = torch.where(better.view(-1, *[1] * (z.ndim - 1)), z, self.z)
@@ -238,28 +238,28 @@ class _Best:
         elif count:
             if not self.owned:
                 self.z, self.owned = self.z.clone(), True
-            mine = better.nonzero()[:, 0]
-            self.z[mine if rows is None else rows[mine]] = z[mine]
+            indices = better.nonzero()[:, 0]
+            self.z[indices if rows is None else rows[indices]] = z[indices]
 
 
-class _Room:
-    """Tensors for points, used in turn: to ask for fresh memory at each step costs more than to fill it."""
+class _Buffers:
+    """Tensors for points that are used again: allocating memory at each step costs more than filling it."""
 
     def __init__(self) -> None:
-        self.held: list[Tensor] = []
+        self.tensors: list[Tensor] = []
 
-    def other_than(self, *taken: Tensor) -> Tensor:
-        """Room for a point, not that of these."""
+    def unused(self, *taken: Tensor) -> Tensor:
+        """A tensor for a point that shares no memory with the given tensors."""
         used = {point.data_ptr() for point in taken}
-        for point in self.held:
+        for point in self.tensors:
             if point.data_ptr() not in used:
                 return point
-        self.held.append(torch.empty_like(taken[0]))
-        return self.held[-1]
+        self.tensors.append(torch.empty_like(taken[0]))
+        return self.tensors[-1]
 
 
 def _residuals(fz: Tensor, g: Tensor, stop: Stop, per_sample: bool) -> tuple[Tensor, Tensor]:
-    """The absolute and the asked residual, (B,)."""
+    """The absolute and the requested residual, (B,)."""
     dims = tuple(range(1, g.ndim)) if per_sample else None
     absolute = torch.linalg.vector_norm(g, dim=dims).expand(len(g))
     if stop == "abs":
@@ -271,14 +271,18 @@ def _scatter(values: Tensor, rows: Tensor, batch: int, fill: float) -> Tensor:
     return torch.full((batch,), fill, dtype=values.dtype, device=values.device).index_copy(0, rows, values)
 
 
-def _check_growth(absolute: Tensor, firsts: Tensor, done: int, most: int) -> None:
-    bad = ~(absolute <= GROWTH * firsts.clamp(min=1e-30))  # of NaN, too
-    if not bool(2 * bad.sum() > len(bad)):
+def _check_growth(absolute: Tensor, first_residuals: Tensor, done: int, limit: int) -> None:
+    diverged = ~(absolute <= GROWTH * first_residuals.clamp(min=1e-30))  # true for NaN, too
+    if not bool(2 * diverged.sum() > len(diverged)):
         return
-    worst = float(absolute[bad].max())
-    what = "is not finite" if not worst < torch.inf else f"has grown from {float(firsts.max()):.3g} to {worst:.3g}"
+    worst = float(absolute[diverged].max())
+    growth = (
+        "is not finite"
+        if not worst < torch.inf
+        else f"has grown from {float(first_residuals.max()):.3g} to {worst:.3g}"
+    )
     raise DivergedError(
-        f"the residual |f(z) - z| {what} at evaluation {done} of {most}: f has no fixed point that this solver can "
+        f"the residual |f(z) - z| {growth} at evaluation {done} of {limit}: f has no fixed point that this solver can "
         "reach; begin with smaller weights, normalise after the residual sum, or penalise the Jacobian"
     )
 
@@ -307,7 +311,7 @@ class _Plain:
 
 @dataclass
 class _Anderson:
-    """Keeps images and residuals; of the residuals' Gram matrix one row and column is new at each step."""
+    """Anderson's rule, with images, residuals and their Gram matrix, of which each step renews one row and column."""
 
     z0: Tensor
     window: int
@@ -340,7 +344,7 @@ class _Anderson:
         return out
 
     def _weights(self, count: int, slot: int) -> Tensor:
-        """alpha, (B, 1, count): of sum 1, proportional to (G G^T + lambda I)^-1 1."""
+        """alpha, (B, 1, count): weights with sum 1, proportional to (G G^T + lambda I)^-1 1."""
         gram = self.gram[:, :count, :count]
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = torch.full_like(diagonal, self.ridge) if self.absolute else self.ridge * diagonal
@@ -357,23 +361,23 @@ class _Anderson:
 
 @dataclass
 class _Broyden:
-    """Full steps of the good method, from the steps alone.
+    """Full steps of Broyden's good method, computed from the preceding steps alone.
 
     With B0 = -I the inverse is a product over the steps s_j (Kelley, Iterative Methods for Linear and Nonlinear
     Equations, 1995, section 7.3), so that w = -B^-1 g obeys
         w <- g;  w <- w + s_(j+1) c_j with c_j = (s_j . w) / |s_j|^2 for each j before the last;
         next step = w / (1 - c_last).
-    The c_j solve a triangular system in the steps' inner products: two passes over the steps an iteration, where the
-    usual form with two vectors a step makes six.
+    The c_j solve a triangular system in the inner products of the steps. An iteration then makes two passes over the
+    steps, where the usual form with two vectors a step makes six.
     """
 
     z0: Tensor
-    most: int
+    max_steps: int
 
     def __post_init__(self) -> None:
         batch, size = self.z0.flatten(1).shape
-        self.steps = self.z0.new_empty(batch, self.most, size)
-        self.inner = self.z0.new_zeros(batch, self.most, self.most)
+        self.steps = self.z0.new_empty(batch, self.max_steps, size)
+        self.inner = self.z0.new_zeros(batch, self.max_steps, self.max_steps)
         self.done = 0
 
     def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
@@ -382,14 +386,14 @@ class _Broyden:
             step.copy_(g)
         else:
             old = self.steps[:, :n]
-            found = torch.bmm(torch.stack([g, old[:, -1]], 1), old.mT)  # s_j . g and s_j . s_last
-            self.inner[:, n - 1, :n] = found[:, 1]
-            self.inner[:, :n, n - 1] = found[:, 1]
+            products = torch.bmm(torch.stack([g, old[:, -1]], 1), old.mT)  # s_j . g and s_j . s_last
+            self.inner[:, n - 1, :n] = products[:, 1]
+            self.inner[:, :n, n - 1] = products[:, 1]
             inner = self.inner[:, :n, :n]
             # c_j |s_j|^2 - sum over i < j of (s_j . s_(i+1)) c_i = s_j . g
             system = torch.diag_embed(inner.diagonal(dim1=1, dim2=2))
             system[:, :, :-1] -= inner[:, :, 1:].tril(-1)
-            c = torch.linalg.solve_triangular(system, found[:, 0, :, None], upper=False)
+            c = torch.linalg.solve_triangular(system, products[:, 0, :, None], upper=False)
             # w / (1 - c_last); where that is not a number the sample stays where it is
             share = (1 / (1 - c[:, -1:])).nan_to_num(0.0, 0.0, 0.0)
             shares = (c[:, :-1] * share).nan_to_num(0.0, 0.0, 0.0).mT

@@ -1,4 +1,4 @@
-"""Copy memory, after DEQ appendix F: ten symbols, T blanks, a sign, and the ten symbols are due."""
+"""Copy memory, after DEQ appendix F: ten symbols, T blanks, a sign, and then the ten symbols must be repeated."""
 
 import math
 
@@ -9,16 +9,16 @@ from torch import Tensor
 __all__ = ["RECALLED", "SYMBOLS", "chance", "draw_copies"]
 
 RECALLED = 10
-"""Symbols to be recalled."""
+"""Number of symbols to be recalled."""
 SYMBOLS = 10
-"""Different inputs: the blank 0, eight symbols, and 9, the sign to repeat."""
+"""Number of different inputs: the blank 0, eight symbols, and 9, the sign to repeat."""
 
 
 def draw_copies(rng: np.random.Generator, length: int, count: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, both (count, T + 20) of whole numbers.
+    """Inputs and targets, both whole numbers (count, T + 20).
 
     Arguments:
-        length: T.
+        length: T, the number of blanks.
     """
     symbols = torch.from_numpy(rng.integers(1, 9, (count, RECALLED)))
     x, y = torch.zeros(2, count, length + 2 * RECALLED, dtype=torch.int64)
@@ -29,5 +29,5 @@ def draw_copies(rng: np.random.Generator, length: int, count: int) -> tuple[Tens
 
 
 def chance(length: int) -> float:
-    """Mean cross-entropy in nats of who knows all but the symbols: 10 ln 8 / (T + 20)."""
+    """Mean loss in nats of a model that knows everything except the symbols: 10 ln 8 / (T + 20)."""
     return RECALLED * math.log(8) / (length + 2 * RECALLED)

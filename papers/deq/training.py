@@ -11,7 +11,7 @@ from common.train import torch as torch_loop
 from common.train.recorder import Recorder
 from common.train.trees import flatten
 from papers.deq.implicit import Equilibrium
-from papers.deq.models import spent
+from papers.deq.models import solver_effort
 
 __all__ = ["fit", "parameters_of"]
 
@@ -60,7 +60,7 @@ def fit(
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
         optimiser.step()
         solves = (None, None) if equilibrium is None else (equilibrium.info, equilibrium.backward.get("info"))
-        effort = {**spent(solves[0]), **spent(solves[1], "backward_")}
+        effort = {**solver_effort(solves[0]), **solver_effort(solves[1], "backward_")}
         return {"loss": float(value.detach()), "gradient": float(norm), **further, **effort}
 
     torch_loop.train(step, model, optimiser, steps=steps, chunk=chunk, recorder=recorder, seed=seed)

@@ -1,7 +1,7 @@
 """What VSML is compared with: online gradient descent, Meta RNN, Hebbian fast weights, fast-weight memory.
 
-All learn one example after the other, and logits for an example come before its label was seen. Meta-learned ones are
-pure functions of parameters, inputs (T, E, A) and one-hot labels (T, E, B), like `network.learn_online`.
+All learn one example after the other, and predict the logits of an example before they see its label. The meta-learned
+ones are pure functions of parameters, inputs (T, E, A) and one-hot labels (T, E, B), like `network.learn_online`.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 BOUND = 100.0
-"""Of logits, for all (official code)."""
+"""Bound of the logits of all baselines (official code)."""
 
 
 class Linear(NamedTuple):
@@ -54,7 +54,7 @@ def init_linear(key: Array, inputs: int, outputs: int) -> Linear:
 
 
 def init_perceptron(key: Array, sizes: Sequence[int]) -> tuple[Linear, ...]:
-    """Dense layers of these widths, inputs first."""
+    """Dense layers between these widths, inputs first."""
     keys = jax.random.split(key, len(sizes) - 1)
     return tuple(init_linear(k, a, b) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True))
 
@@ -65,7 +65,7 @@ def online_descent(
     inputs: Float[Array, "T A"],
     labels: Float[Array, "T B"],
 ) -> Float[Array, "T B"]:
-    """Logits of a tanh network that makes one optimiser step of cross-entropy an example."""
+    """Logits of a tanh network that makes one optimiser step on the cross-entropy of each example."""
 
     def logits(layers: tuple[Linear, ...], x: Array) -> Array:
         for layer in layers[:-1]:
@@ -78,8 +78,8 @@ def online_descent(
 
     def step(carry: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
         layers, state = carry
-        slope, z = jax.grad(loss, has_aux=True)(layers, *example)
-        updates, state = optimiser.update(slope, state, layers)
+        gradient, z = jax.grad(loss, has_aux=True)(layers, *example)
+        updates, state = optimiser.update(gradient, state, layers)
         return (optax.apply_updates(layers, updates), state), z
 
     return jax.lax.scan(step, (layers, optimiser.init(layers)), (inputs, labels))[1]
@@ -89,7 +89,7 @@ def online_descent(
 
 
 class MetaRNN(NamedTuple):
-    """An LSTM that hears input, previous error and previous label, and a linear read-out."""
+    """An LSTM, whose inputs are the example, the previous error and the previous label, and a linear read-out."""
 
     lstm: Linear
     read_out: Linear
@@ -109,15 +109,15 @@ def meta_rnn(
     def step(carry: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
         h, c, feedback = carry
         x, label = example
-        heard = jnp.concatenate([x, feedback], -1)
+        lstm_input = jnp.concatenate([x, feedback], -1)
         for _ in range(micro_ticks):
-            h, c = _lstm_cell(params.lstm, heard, h, c)
+            h, c = _lstm_cell(params.lstm, lstm_input, h, c)
         z = bounded(params.read_out(h), BOUND)
         return (h, c, _feedback(z, label)), z
 
     zero = jnp.zeros((inputs.shape[1], params.read_out.w.shape[0]), inputs.dtype)
-    nothing = jnp.zeros((inputs.shape[1], 2 * labels.shape[-1]), inputs.dtype)
-    return jax.lax.scan(jax.checkpoint(step), (zero, zero, nothing), (inputs, labels))[1]
+    no_feedback = jnp.zeros((inputs.shape[1], 2 * labels.shape[-1]), inputs.dtype)
+    return jax.lax.scan(jax.checkpoint(step), (zero, zero, no_feedback), (inputs, labels))[1]
 
 
 class Hebbian(NamedTuple):
@@ -127,7 +127,7 @@ class Hebbian(NamedTuple):
     b: Float[Array, " B"]
     coefficient: Float[Array, "A+2*B B"]
     rate: Float[Array, ""]
-    """Before its sigmoid."""
+    """The learning rate before its sigmoid."""
 
 
 def init_hebbian(key: Array, inputs: int, outputs: int) -> Hebbian:
@@ -142,7 +142,7 @@ def hebbian(
     labels: Float[Array, "T E B"],
     rule: Literal["hebb", "oja"] = "oja",
 ) -> Float[Array, "T E B"]:
-    """Logits of Hebbian fast weights: a pass without feedback predicts, one with error and label writes.
+    """Logits of Hebbian fast weights: a pass without feedback predicts, a pass with error and label writes.
 
     With presynaptic u, postsynaptic v = softmax(output) and rate r, the fast weights change by r v (u - v F) (Oja) or
     become (1 - r) F + r u v (Hebb).
@@ -170,20 +170,20 @@ def hebbian(
 
 
 class FastWeightMemory(NamedTuple):
-    """An LSTM that writes to and reads from a matrix by products of its keys (Schlag et al. 2021)."""
+    """An LSTM that writes to and reads from a matrix, addressed by products of keys (Schlag et al. 2021)."""
 
     lstm: Linear
     write: Linear
-    """To two keys, a value and a strength."""
+    """From the LSTM's output to two keys, a value and a strength."""
     read: Linear
-    """To two keys."""
+    """From the LSTM's output to two keys."""
     found: Linear
-    """From what was read."""
+    """From the value read in the memory to what is added to the LSTM's output."""
     read_out: Linear
 
 
 def init_fast_weight_memory(key: Array, inputs: int, outputs: int, units: int, memory: int) -> FastWeightMemory:
-    """Truncated normal weights, zero biases; a memory of `memory` rows and as many columns squared."""
+    """Truncated normal weights, zero biases; a memory of `memory` rows and `memory` squared columns."""
     keys = jax.random.split(key, 5)
     return FastWeightMemory(
         init_linear(keys[0], inputs + 2 * outputs + units, 4 * units),
@@ -224,12 +224,12 @@ def fast_weight_memory(
     episodes = inputs.shape[1]
     zero = jnp.zeros((episodes, params.read_out.w.shape[0]), inputs.dtype)
     memory = jnp.zeros((episodes, size, size * size), inputs.dtype)
-    nothing = jnp.zeros((episodes, 2 * labels.shape[-1]), inputs.dtype)
-    return jax.lax.scan(jax.checkpoint(step), (zero, zero, memory, nothing), (inputs, labels))[1]
+    no_feedback = jnp.zeros((episodes, 2 * labels.shape[-1]), inputs.dtype)
+    return jax.lax.scan(jax.checkpoint(step), (zero, zero, memory, no_feedback), (inputs, labels))[1]
 
 
 def _lstm_cell(linear: Linear, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
-    """The usual LSTM, gates i, g, f, o, the forget gate's bias raised by 1."""
+    """One step of the usual LSTM with gates i, g, f, o; 1 is added to the forget gate's input."""
     i, g, f, o = jnp.split(linear(jnp.concatenate([x, h], -1)), 4, -1)
     c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
@@ -240,6 +240,6 @@ def _feedback(logits: Array, label: Array) -> Array:
     return jnp.concatenate([jax.nn.softmax(logits) - label, label], -1)
 
 
-def _product(one: Float[Array, "E n"], other: Float[Array, "E m"]) -> Float[Array, "E n*m"]:
-    """The outer product as a vector."""
-    return (one[:, :, None] * other[:, None, :]).reshape(len(one), -1)
+def _product(a: Float[Array, "E n"], b: Float[Array, "E m"]) -> Float[Array, "E n*m"]:
+    """The outer product of two vectors, as a vector."""
+    return (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)

@@ -24,7 +24,7 @@ CHUNK = 250
 EASED_UNTIL = (0.1, 0.6)
 """Shares of the steps at which the cloned rate begins to fall, and at which it has fallen."""
 WILD = 20.0
-"""Grids with a cell beyond this are drawn anew: an untrained clone may run away."""
+"""Grids with a cell beyond this value are drawn anew: the states of an untrained clone may diverge."""
 
 
 class Training(NamedTuple):
@@ -33,12 +33,12 @@ class Training(NamedTuple):
     params: SubRNN
     optimiser: optax.OptState
     grids: State
-    """Synapses that go on from step to step."""
+    """States of the synapses, which carry over from step to step."""
     key: Array
 
 
 def init_clone(config: Clone, key: Array) -> SubRNN:
-    """Initial parameters. Messages have two numbers: forwards the input, backwards the error and that it is one."""
+    """Initial parameters. Messages have two numbers: forwards the input, backwards the error and a flag of 1."""
     return init_sub_rnn(key, config.units, 2)
 
 
@@ -52,10 +52,10 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
     )
 
     def rule(index: Int32[Array, ""]) -> Rule:
-        """What is cloned now: at first descent at higher rates, which falls exponentially to the one asked for."""
+        """The algorithm that is cloned at a step: descent with rates that fall exponentially to the configured ones."""
         begin, end = EASED_UNTIL
-        left = jnp.clip((end - index / config.iterations) / (end - begin), 0, 1)
-        return Rule(config.rate * config.eased**left, config.bias_rate * config.eased**left)
+        remaining = jnp.clip((end - index / config.iterations) / (end - begin), 0, 1)
+        return Rule(config.rate * config.eased**remaining, config.bias_rate * config.eased**remaining)
 
     def init(key: Array) -> Training:
         keys = jax.random.split(key, 3)
@@ -64,17 +64,17 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
 
     def step(images: Array, state: Training, index: Int32[Array, ""]) -> tuple[Training, Mapping[str, Array]]:
         keys = jax.random.split(jax.random.fold_in(state.key, index), 3)
-        others = fresh(*draw_weights(keys[0], shape), config.units)
+        fresh_grids = fresh(*draw_weights(keys[0], shape), config.units)
         renewed = jax.random.bernoulli(keys[1], config.renewed, (config.grids,))
-        grids = _renew(renewed, others, state.grids)
+        grids = _renew(renewed, fresh_grids, state.grids)
         xs, es = draw_signals(keys[2], config.signals, images, (config.examples, *shape))
-        (loss, (grids, found)), slope = jax.value_and_grad(cloning_loss, has_aux=True)(
+        (loss, (grids, metrics)), gradient = jax.value_and_grad(cloning_loss, has_aux=True)(
             state.params, rule(index), grids, xs, es, config.ticks
         )
-        updates, optimiser = descent.update(slope, state.optimiser)
-        grids = _renew(jnp.abs(grids.c).max((0, 2, 3)) > WILD, others, grids)
+        updates, optimiser = descent.update(gradient, state.optimiser)
+        grids = _renew(jnp.abs(grids.c).max((0, 2, 3)) > WILD, fresh_grids, grids)
         params = optax.apply_updates(state.params, updates)
-        return Training(params, optimiser, grids, state.key), {"loss": loss} | found
+        return Training(params, optimiser, grids, state.key), {"loss": loss} | metrics
 
     state = scan_train(
         batch_step(eqx.Partial(step, images)),
@@ -87,6 +87,6 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
     return Outcome(metrics={"parameters": [count] * len(seeds)}, parameters=flatten_jax(state.params))
 
 
-def _renew(which: Array, others: State, grids: State) -> State:
-    """Grids, some of them replaced by others."""
-    return jax.tree.map(lambda new, old: jnp.where(which[:, None, None], new, old), others, grids)
+def _renew(renewed: Array, fresh_grids: State, grids: State) -> State:
+    """The grids, of renewed those with true entries in `renewed` are replaced by fresh ones."""
+    return jax.tree.map(lambda new, old: jnp.where(renewed[:, None, None], new, old), fresh_grids, grids)

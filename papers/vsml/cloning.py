@@ -1,8 +1,8 @@
 """Learning algorithm cloning: a sub-RNN that is trained to do what backpropagation does (section 4.1).
 
-Two designated channels of every cell hold a weight w and a bias b. Told x, a sub-RNN shall send y = tanh(x) w + b
-forwards; told x and the error e, it shall change w and b by gradient descent and send the error of x backwards. Nodes
-hear sums of messages. Backpropagation is then what a grid of such sub-RNNs does, and nothing computes it.
+Two designated channels of every cell hold a weight w and a bias b. Given x, a sub-RNN shall send y = tanh(x) w + b
+forwards; given x and the error e, it shall change w and b by gradient descent and send the error of x backwards. Nodes
+receive sums of messages. A grid of such sub-RNNs then does backpropagation, although nothing computes it explicitly.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,20 +30,20 @@ WEIGHT, BIAS = 0, 1
 """Channels of the cell."""
 
 Weights = tuple[Float[Array, "E B A"], ...]
-"""Of each layer, for so many networks."""
+"""Weights of each layer, for E networks."""
 
 
 class Rule(NamedTuple):
     """The learning algorithm that is cloned: gradient descent."""
 
     rate: float
-    """alpha, of weights."""
+    """alpha, the learning rate of weights."""
     bias_rate: float
-    """Of biases, of which every synapse has its own: a node's bias learns as fast as all of them together."""
+    """Learning rate of biases. Every synapse has its own bias; a node's bias learns as fast as all of them together."""
 
 
 class Targets(NamedTuple):
-    """What a synapse should send, and by how much it should change."""
+    """The messages a synapse should send, and the changes of its weight and bias."""
 
     forward: Array
     dw: Array
@@ -58,23 +58,23 @@ def targets(rule: Rule, w: Array, b: Array, x: Array, e: Array) -> Targets:
 
 
 def fresh(w: Float[Array, "..."], b: Float[Array, "..."], units: int) -> State:
-    """States that hold weights and biases, and nothing else."""
+    """States that hold weights and biases and are zero otherwise."""
     c = jnp.zeros((units, *w.shape)).at[WEIGHT].set(w).at[BIAS].set(b)
     return State(jnp.zeros_like(c), c)
 
 
 def gate_offsets(units: int) -> GateOffsets:
-    """Weight and bias are kept and little is written to them; all other cells are open and soon forget.
+    """Offsets that keep weight and bias and write little to them; all other cells are open and soon forget.
 
-    A product of input and error is formed in those: with the published offsets, or if they are kept as well, it is
-    learned late or never.
+    The other cells form the product of input and error: with the published offsets, or if these cells are kept as
+    well, the product is learned late or never.
     """
     holds = jnp.arange(units) <= BIAS
     return GateOffsets(jnp.where(holds, -2.0, 0.0), jnp.where(holds, 15.0, 0.0))
 
 
 def forward_phase(params: SubRNN, state: State, x: Float[Array, "E A"], ticks: int) -> tuple[State, Array]:
-    """Ticks with the input alone; the state and what each synapse sends forwards, (E, B, A)."""
+    """Tick with the input alone; return the state and the message of each synapse forwards, (E, B, A)."""
     state = _ticks(params, state, x, None, ticks)
     return state, _read(state.h, params.forward_w, params.forward_b)
 
@@ -82,18 +82,18 @@ def forward_phase(params: SubRNN, state: State, x: Float[Array, "E A"], ticks: i
 def backward_phase(
     params: SubRNN, state: State, x: Float[Array, "E A"], e: Float[Array, "E B"], ticks: int
 ) -> tuple[State, Array]:
-    """Ticks with input and error; the state and what each synapse sends backwards, (E, B, A)."""
+    """Tick with input and error; return the state and the message of each synapse backwards, (E, B, A)."""
     state = _ticks(params, state, x, e, ticks)
     return state, _read(state.h, params.backward_w, params.backward_b)
 
 
 def _ticks(params: SubRNN, state: State, x: Array, e: Array | None, ticks: int) -> State:
-    """Ticks that hear x, e, and whether it is the time of errors."""
+    """Ticks whose inputs are x, and in the backward phase the error e and a flag of 1."""
     shape = state.c.shape[1:]
-    heard = [x[:, None, :]] if e is None else [x[:, None, :], e[..., None], jnp.ones_like(e)[..., None]]
+    inputs = [x[:, None, :]] if e is None else [x[:, None, :], e[..., None], jnp.ones_like(e)[..., None]]
     matrix = gate_matrix(params, gate_offsets(params.units), 1, 0 if e is None else 2)
     h, c = (array.reshape(len(array), -1) for array in state)
-    fixed = [jnp.broadcast_to(array, shape).reshape(1, -1) for array in heard] + [jnp.ones((1, h.shape[1]), h.dtype)]
+    fixed = [jnp.broadcast_to(array, shape).reshape(1, -1) for array in inputs] + [jnp.ones((1, h.shape[1]), h.dtype)]
     for _ in range(ticks):
         h, c = lstm(matrix, jnp.concatenate([h, *fixed]), c)
     return State(h.reshape(-1, *shape), c.reshape(-1, *shape))
@@ -107,11 +107,11 @@ def _read(h: Array, w: Array, b: Array) -> Array:
 def cloning_loss(
     params: SubRNN, rule: Rule, state: State, xs: Float[Array, "U E A"], es: Float[Array, "U E B"], ticks: int
 ) -> tuple[Float[Array, ""], tuple[State, dict[str, Array]]]:
-    """How far grids of synapses are from backpropagation, over U examples one after the other.
+    """Squared deviation of grids of synapses from backpropagation, over U examples one after the other.
 
-    Targets come from the weights that the synapses hold themselves. Errors of changes are relative to the rule's rate
-    and to the size of e. What nodes hear counts as well, the sum over a node's synapses divided by the root of their
-    number: errors that many synapses share add up in a network.
+    Targets come from the weights that the synapses hold themselves. Deviations of changes are relative to the rule's
+    rate and to the size of e. The sums that nodes receive count as well, divided by the root of the number of synapses:
+    deviations that many synapses share add up in a network.
     """
     weight, bias = (
         rule.rate,
@@ -122,27 +122,27 @@ def cloning_loss(
     def step(state: State, example: tuple[Array, Array]) -> tuple[State, Array]:
         x, e = example
         w, b = state.c[WEIGHT], state.c[BIAS]
-        aim = targets(rule, w, b, x[:, None], e[..., None])
+        target = targets(rule, w, b, x[:, None], e[..., None])
         state, y = forward_phase(params, state, x, ticks)
         state, d = backward_phase(params, state, x, e, ticks)
         size = jnp.abs(e)[..., None] + 0.1
-        off = jnp.stack([
-            y - aim.forward,
-            (state.c[WEIGHT] - w - aim.dw) / (weight * size),
-            (state.c[BIAS] - b - aim.db) / (bias * size),
-            (d - aim.backward) / size,
+        deviations = jnp.stack([
+            y - target.forward,
+            (state.c[WEIGHT] - w - target.dw) / (weight * size),
+            (state.c[BIAS] - b - target.db) / (bias * size),
+            (d - target.backward) / size,
         ])  # fmt: skip
-        alone = (off**2).mean((1, 2, 3))
-        heard_forward = (off[:3].sum(-1) ** 2).mean((1, 2)) / off.shape[-1]
-        heard_back = (off[3].sum(-2) ** 2).mean() / off.shape[-2]
-        return state, jnp.concatenate([alone, heard_forward, heard_back[None]])
+        synapse_losses = (deviations**2).mean((1, 2, 3))
+        node_forward = (deviations[:3].sum(-1) ** 2).mean((1, 2)) / deviations.shape[-1]
+        node_backward = (deviations[3].sum(-2) ** 2).mean() / deviations.shape[-2]
+        return state, jnp.concatenate([synapse_losses, node_forward, node_backward[None]])
 
-    state, off = jax.lax.scan(step, state, (xs, es))
-    off = off.mean(0)
+    state, deviations = jax.lax.scan(step, state, (xs, es))
+    deviations = deviations.mean(0)
     names = ("forward", "dw", "db", "backward")
-    metrics = {name: off[index] for index, name in enumerate(names)}
-    metrics |= {f"sum_{name}": off[4 + index] for index, name in enumerate(names)}
-    return off.sum(), (state, metrics)
+    metrics = {name: deviations[index] for index, name in enumerate(names)}
+    metrics |= {f"sum_{name}": deviations[4 + index] for index, name in enumerate(names)}
+    return deviations.sum(), (state, metrics)
 
 
 # --- networks: of clones, and of real weights ----------------------------------------------------------------
@@ -156,27 +156,27 @@ def unroll(
     unseen: Float[Array, "n A"],
     ticks: int,
 ) -> tuple[Float[Array, "T E C"], Float[Array, "n E C"]]:
-    """Logits of networks of clones that learn online, and logits for unseen inputs of the networks that result.
+    """Logits of networks of clones that learn online, and logits of the resulting networks for unseen inputs.
 
-    Nothing but ticks and sums of messages happens here.
+    The networks learn by ticks and sums of messages alone.
     """
 
     def forward(states: Sequence[State], x: Array) -> tuple[list[State], list[Array]]:
-        ticked, heard = [], [x]
+        ticked, layer_inputs = [], [x]
         for state in states:
-            state, y = forward_phase(params, state, heard[-1], ticks)
+            state, y = forward_phase(params, state, layer_inputs[-1], ticks)
             ticked.append(state)
-            heard.append(y.sum(-1))
-        return ticked, heard
+            layer_inputs.append(y.sum(-1))
+        return ticked, layer_inputs
 
     def step(states: tuple[State, ...], example: tuple[Array, Array]) -> tuple[tuple[State, ...], Array]:
         x, label = example
-        ticked, heard = forward(states, x)
-        e = error(heard[-1], label)
+        ticked, layer_inputs = forward(states, x)
+        e = error(layer_inputs[-1], label)
         for index in reversed(range(len(ticked))):
-            ticked[index], d = backward_phase(params, ticked[index], heard[index], e, ticks)
+            ticked[index], d = backward_phase(params, ticked[index], layer_inputs[index], e, ticks)
             e = d.sum(-2)
-        return tuple(ticked), heard[-1]
+        return tuple(ticked), layer_inputs[-1]
 
     states = tuple(fresh(w, jnp.zeros_like(w), params.units) for w in weights)
     states, logits = jax.lax.scan(step, states, (x, labels))
@@ -190,24 +190,24 @@ def descend_online(
     labels: Int[Array, "T E"],
     unseen: Float[Array, "n A"],
 ) -> tuple[Float[Array, "T E C"], Float[Array, "n E C"]]:
-    """As `unroll`, of the same networks under the algorithm that was cloned."""
+    """Same arguments and results as `unroll`, for the same networks under the algorithm that was cloned."""
 
     def forward(layers: Sequence[tuple[Array, Array]], x: Array) -> list[Array]:
-        heard = [x]
+        layer_inputs = [x]
         for w, b in layers:
-            heard.append((jnp.tanh(heard[-1])[:, None] * w + b).sum(-1))
-        return heard
+            layer_inputs.append((jnp.tanh(layer_inputs[-1])[:, None] * w + b).sum(-1))
+        return layer_inputs
 
     def step(layers: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
         x, label = example
-        heard = forward(layers, x)
-        e = error(heard[-1], label)
+        layer_inputs = forward(layers, x)
+        e = error(layer_inputs[-1], label)
         changed = []
-        for (w, b), x in zip(layers[::-1], heard[-2::-1], strict=True):
-            aim = targets(rule, w, b, x[:, None], e[..., None])
-            changed.insert(0, (w + aim.dw, b + aim.db))
-            e = aim.backward.sum(-2)
-        return tuple(changed), heard[-1]
+        for (w, b), x in zip(layers[::-1], layer_inputs[-2::-1], strict=True):
+            target = targets(rule, w, b, x[:, None], e[..., None])
+            changed.insert(0, (w + target.dw, b + target.db))
+            e = target.backward.sum(-2)
+        return tuple(changed), layer_inputs[-1]
 
     layers = tuple((w, jnp.zeros_like(w)) for w in weights)
     layers, logits = jax.lax.scan(step, layers, (x, labels))
@@ -215,12 +215,12 @@ def descend_online(
 
 
 def error(logits: Float[Array, "E C"], label: Int[Array, " E"]) -> Float[Array, "E C"]:
-    """The slope of cross-entropy."""
+    """The gradient of the cross-entropy in the logits."""
     return jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[-1])
 
 
 def _one_by_one(function: Callable[[Array], Array], x: Float[Array, "n A"], episodes: int) -> Array:
-    """Of each input, given to all networks."""
+    """The function of each input, given to all networks."""
     return jax.lax.map(lambda x: function(jnp.broadcast_to(x, (episodes, *x.shape))), x)
 
 
@@ -228,11 +228,11 @@ def _one_by_one(function: Callable[[Array], Array], x: Float[Array, "n A"], epis
 
 
 def draw_weights(key: Array, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Weights and biases of grids (E, B, A), each grid of its own scale."""
+    """Weights and biases of grids (E, B, A), each grid with its own scale."""
     keys = jax.random.split(key, 4)
-    one = (shape[0], 1, 1)
-    w = jax.random.normal(keys[0], shape) * jnp.exp(jax.random.uniform(keys[1], one, minval=-4, maxval=-1))
-    b = jax.random.normal(keys[2], shape) * jnp.exp(jax.random.uniform(keys[3], one, minval=-7, maxval=-2))
+    per_grid = (shape[0], 1, 1)
+    w = jax.random.normal(keys[0], shape) * jnp.exp(jax.random.uniform(keys[1], per_grid, minval=-4, maxval=-1))
+    b = jax.random.normal(keys[2], shape) * jnp.exp(jax.random.uniform(keys[3], per_grid, minval=-7, maxval=-2))
     return w, b
 
 
@@ -241,8 +241,8 @@ def draw_signals(
 ) -> tuple[Float[Array, "U E A"], Float[Array, "U E B"]]:
     """Inputs and errors of U examples for grids of E x B x A synapses.
 
-    `random`: normal inputs of mixed scales, half of a grid's inputs alike, as an image's background is; normal errors
-    of mixed scales. `mnist`: pixels of images, and errors of a softmax over random logits.
+    `random`: normal inputs of mixed scales, half of a grid's inputs equal, like an image's background; normal errors of
+    mixed scales. `mnist`: pixels of images, and errors of a softmax over random logits.
     """
     u, e, b, a = shape
     keys = jax.random.split(key, 5)

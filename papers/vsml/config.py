@@ -7,7 +7,7 @@ __all__ = ["CONDITIONS", "Clone", "Descent", "MetaTest", "MetaTrain", "TaskName"
 
 TaskName = Literal["mnist", "fashion-mnist", "cifar10-grey", "spoken-digits", "omniglot", "random", "sum-sign"]
 CONDITIONS = ("five classes", "21 pixels", "48 pixels", "projected", "shuffled")
-"""Of the test of invariances (official code)."""
+"""Conditions of the test of invariances (official code)."""
 
 
 def _positive(config: object, *names: str) -> None:
@@ -26,7 +26,7 @@ class MetaTrain:
     optimiser: Literal["es", "backprop"] = "es"
     """Evolution strategies, or backpropagation through the episode (official code has both)."""
     tasks: tuple[TaskName, ...] = ("mnist",)
-    """Data sets of the episodes, which take turns."""
+    """Data sets of the episodes; episodes take them in turn."""
     sides: tuple[int, ...] = (28,)
     """Pixels a side, one value a stage; VSML's parameters serve any size."""
     lengths: tuple[int, ...] = (500,)
@@ -36,7 +36,7 @@ class MetaTrain:
     rates: tuple[float, ...] = (0.025,)
     """Adam's learning rate, one value a stage (official code; 0.001 for backpropagation)."""
     episodes: int = 1024
-    """Episodes a meta-iteration; with evolution strategies each is lived by a pair (official code)."""
+    """Episodes a meta-iteration; with evolution strategies an antithetic pair shares each (official code)."""
     sigma: float = 0.05
     """Standard deviation of the evolution strategy's search (official code)."""
     clip: float = 0.0
@@ -44,9 +44,9 @@ class MetaTrain:
     projected: float = 0.5
     """Share of the episodes that are seen through a random matrix (official code)."""
     projections: int = 64
-    """Random matrices there are (official code: one for every other worker of 128)."""
+    """Number of random matrices (official code: one for every second of its 128 workers)."""
     units: int = 16
-    """N of a sub-RNN; or units of the Meta RNN (128) or of the memory's LSTM (32; official code)."""
+    """N, units of a sub-RNN; or units of the Meta RNN (128) or of the memory's LSTM (32; official code)."""
     message: int = 8
     """M, numbers in a message (official code)."""
     hidden: int = 0
@@ -58,9 +58,9 @@ class MetaTrain:
     micro_ticks: int = 2
     """Ticks of a layer an example with the same messages (official code)."""
     feed_label: bool = False
-    """Whether outputs hear the label beside the error."""
+    """Whether outputs receive the label beside the error."""
     backward_pass: bool = False
-    """Whether the layers tick once more with the fresh error; else it enters with the next example."""
+    """Whether the layers tick once more with the new error; otherwise the error enters with the next example."""
     input_offset: float = -5.0
     """Added to the input gates (official code)."""
     forget_offset: float = 5.0
@@ -72,7 +72,7 @@ class MetaTrain:
     memory: int = 16
     """Rows of the fast-weight memory (official code)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -111,21 +111,21 @@ class MetaTest:
     tasks: tuple[TaskName, ...] = ("mnist", "fashion-mnist")
     """Data sets, test split."""
     conditions: tuple[str, ...] = ()
-    """Other sizes and disguises of MNIST, by the names of `CONDITIONS`."""
+    """Variations of MNIST, by the names of `CONDITIONS`."""
     side: int = 28
     """Pixels a side."""
     hidden: int = 0
     """Nodes of a hidden layer that meta-training did not have; 0 for the network as it was meta-trained."""
     length: int = 2000
-    """Examples a run; as many as there are where a data set has fewer (official code)."""
+    """Examples a run; all examples where a data set has fewer (official code)."""
     runs: int = 32
     """Runs a data set (official code)."""
     counts: tuple[int, ...] = (100, 500, 2000)
     """Numbers of examples after which the accuracy so far is reported."""
     again: int = 0
-    """Images that are shown twice, in blocks of ten, of which the probabilities are kept (section 5); 0 for none."""
+    """Images that are shown twice, in blocks of ten, to record their probabilities (section 5); 0 for none."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "side", "length", "runs", "counts")
@@ -140,14 +140,14 @@ class MetaTest:
 
 @dataclass(frozen=True)
 class Descent(MetaTest):
-    """Online gradient descent, with which nothing is meta-learned (section 4.2)."""
+    """Online gradient descent, without meta-learning (section 4.2)."""
 
     optimiser: Literal["sgd", "adam"] = "adam"
     """Plain gradient descent or Adam."""
     rate: float = 0.001
     """Learning rate (official code: 0.001 for Adam, 0.01 for SGD)."""
     rates: tuple[float, ...] = ()
-    """Learning rates to choose from by accuracy on streams of 500 training images; none for `rate` as it is."""
+    """Learning rates to choose from by accuracy on streams of 500 training images; empty to use `rate`."""
     width: int = 160
     """Nodes of the hidden layer (official code); 0 for none."""
 
@@ -167,20 +167,20 @@ class Clone:
     signals: Literal["random", "mnist"] = "random"
     """Inputs and errors of training: normal numbers, or pixels of MNIST with errors of a softmax."""
     rate: float = 0.01
-    """Learning rate of the gradient descent that is cloned, in the end (ours; the paper's is not known)."""
+    """Final learning rate of the gradient descent that is cloned (ours; the paper's is not known)."""
     bias_rate: float = 0.000625
-    """That of biases: every synapse has one, so that a node's bias learns as fast as all of them together."""
+    """Learning rate of biases. Every synapse has one, so a node's bias learns as fast as all of them together."""
     units: int = 32
-    """N of a sub-RNN (ours; 16 learned the product of input and error too slowly when no rate was eased)."""
+    """N, units of a sub-RNN (ours; 16 learned the product of input and error too slowly when no rate was eased)."""
     ticks: int = 2
     """Ticks with the input, and as many with input and error."""
     iterations: int = 10_000
     """Optimiser steps."""
     eased: float = 30.0
-    """Factor on both cloned rates at first: larger changes tell the product of input and error from what disturbs it
-    (ours)."""
+    """Initial factor on both cloned rates: in larger changes the product of input and error stands out from
+    disturbances (ours)."""
     outer_rate: float = 0.01
-    """Adam's learning rate at first; it falls to zero as a cosine."""
+    """Initial learning rate of Adam; it falls to zero as a cosine."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     examples: int = 4
@@ -188,13 +188,13 @@ class Clone:
     grids: int = 16
     """Grids of synapses a step."""
     inputs: int = 8
-    """Of a grid."""
+    """Inputs of a grid."""
     outputs: int = 8
-    """Of a grid."""
+    """Outputs of a grid."""
     renewed: float = 0.0625
-    """Share of grids that are drawn anew a step; the others go on with their states."""
+    """Share of grids that are drawn anew at each step; the other grids keep their states."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -212,7 +212,7 @@ class Unroll:
     """Online learning by networks of clones, beside the algorithm that was cloned."""
 
     tasks: tuple[Literal["mnist", "fashion-mnist"], ...] = ("mnist", "fashion-mnist")
-    """Data sets; learned are training images."""
+    """Data sets, of which training images are learned."""
     side: int = 28
     """Pixels a side."""
     hidden: tuple[int, ...] = ()
@@ -220,11 +220,11 @@ class Unroll:
     length: int = 60_000
     """Examples, one after the other."""
     window: int = 500
-    """Examples to a point of the curves."""
+    """Examples over which a point of the curves is the mean."""
     tested: int = 10_000
     """Test images on which the network is measured at the end."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "side", "length", "window", "tested")

@@ -1,7 +1,7 @@
 """Layers of sub-RNNs: dense grids and convolutions (section 3, figure 2).
 
-States have the axes (N, E, B, A): features, episodes, outputs, inputs; messages (M, E, A) or (M, E, B). Of a message
-only the first channels need be given; the others are zero.
+States have the axes (N, E, B, A): features, episodes, outputs, inputs; messages (M, E, A) or (M, E, B). A message may
+consist of its first channels alone; all other channels are then zero.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Message = Float[Array, "channels E *nodes"]
 
 @dataclass(frozen=True)
 class Dense:
-    """A x B sub-RNNs: input a and output b are joined by one of them."""
+    """A x B sub-RNNs: one for each pair of an input a and an output b."""
 
     inputs: int
     outputs: int
@@ -36,13 +36,13 @@ class Dense:
 
     @property
     def fan_in(self) -> int:
-        """Sub-RNNs an output hears."""
+        """Number of sub-RNNs that send messages to an output."""
         return self.inputs
 
     def tick(
         self, params: SubRNN, offsets: GateOffsets, state: State, up: Message, down: Message, ticks: int
     ) -> tuple[State, Message, Message]:
-        """So many ticks with the same incoming messages, then the messages that leave.
+        """Make `ticks` ticks with the same incoming messages, then send messages.
 
         Arguments:
             up: Forward messages to the inputs, (m, E, A).
@@ -63,15 +63,15 @@ class Dense:
 class Conv:
     """A 3 x 3 convolution with SAME padding: one sub-RNN for each position in the kernel and pair of channels.
 
-    Every place in the image has the same states; what a tick makes of them there is averaged over all places.
+    All places of the image share the same states: after a tick, the new states are averaged over all places.
     """
 
     side: int
-    """Pixels a side of the input."""
+    """Pixels a side of the input images."""
     inputs: int
-    """Channels."""
+    """Input channels."""
     outputs: int
-    """Channels."""
+    """Output channels."""
     stride: int = 1
 
     @property
@@ -91,11 +91,11 @@ class Conv:
 
     @property
     def fan_in(self) -> int:
-        """Of the initial cells' scale: the kernel's size (official code)."""
+        """Fan-in that scales the initial cells: the kernel's size (official code)."""
         return 3
 
     def _patches(self, image: Array) -> Array:
-        """Of every place the 3 x 3 pixels around it: (m, E, H, W, C) to (m, E, H', W', 3, 3, C); zeros beyond."""
+        """The 3 x 3 pixels around every place: (m, E, H, W, C) to (m, E, H', W', 3, 3, C), zeros beyond the border."""
         margin = (1, (self.out_side - 1) * self.stride + 2 - self.side)
         image = jnp.pad(image, ((0, 0), (0, 0), margin, margin, (0, 0)))
         at = self.stride * jnp.arange(self.out_side)[:, None] + jnp.arange(3)
@@ -104,30 +104,30 @@ class Conv:
     def tick(
         self, params: SubRNN, offsets: GateOffsets, state: State, up: Message, down: Message, ticks: int
     ) -> tuple[State, Message, Message]:
-        """As of `Dense`, with messages (m, E, H, W, C).
+        """Same arguments as `Dense.tick`, with messages (m, E, H, W, C).
 
-        Messages to the input are summed over the places that see a pixel and divided by all 9 positions of the
-        kernel. (The official code loses half of them where the stride is 2.)
+        Messages to a pixel of the input are summed over the places whose kernel covers it and divided by all 9
+        positions of the kernel. (The official code loses half of them where the stride is 2.)
         """
         patches = self._patches(up)[..., None, :]  # (m, E, H', W', 3, 3, 1, Cin)
         feedback = down[:, :, :, :, None, None, :, None]
         for _ in range(ticks):
-            everywhere = jax.tree.map(lambda s: s[:, :, None, None], state)
-            after = _ticks(params, offsets, everywhere, patches, feedback, 1)
-            state = jax.tree.map(lambda s: s.mean((2, 3)), after)
+            per_place = jax.tree.map(lambda s: s[:, :, None, None], state)
+            ticked = _ticks(params, offsets, per_place, patches, feedback, 1)
+            state = jax.tree.map(lambda s: s.mean((2, 3)), ticked)
         kernel = (4, 5, 7)
-        forward = message(after.h, params.forward_w, params.forward_b, params.forward_norm, kernel)
-        sent = message(after.h, params.backward_w, params.backward_b, params.backward_norm, (6,))
-        zero = jnp.zeros((*sent.shape[:2], *self.nodes[0]), sent.dtype)
+        forward = message(ticked.h, params.forward_w, params.forward_b, params.forward_norm, kernel)
+        backward = message(ticked.h, params.backward_w, params.backward_b, params.backward_norm, (6,))
+        zero = jnp.zeros((*backward.shape[:2], *self.nodes[0]), backward.dtype)
         _, scatter = jax.vjp(self._patches, zero)
-        return state, forward, scatter(sent)[0] / 9
+        return state, forward, scatter(backward)[0] / 9
 
 
 Layer = Dense | Conv
 
 
 def _ticks(params: SubRNN, offsets: GateOffsets, state: State, up: Array, down: Array, ticks: int) -> State:
-    """Ticks of all sub-RNNs; states and messages are broadcast against one another after their first axis."""
+    """Tick all sub-RNNs; states and messages are broadcast against one another after their first axis."""
     shape = jnp.broadcast_shapes(state.h.shape[1:], up.shape[1:], down.shape[1:])
 
     def columns(x: Array) -> Array:

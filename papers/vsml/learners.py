@@ -1,4 +1,4 @@
-"""What can be meta-trained, in one form: parameters, and logits of episodes under them."""
+"""All learners that can be meta-trained, in one form: initial parameters, and logits of episodes."""
 
 import itertools
 import math
@@ -17,10 +17,10 @@ from papers.vsml.sub_rnn import GateOffsets, init_sub_rnn
 __all__ = ["OUTPUTS", "Learn", "Learner", "make_learner", "vsml_learner"]
 
 OUTPUTS = 10
-"""Classes of the tasks; of those with fewer the last outputs are never right."""
+"""Classes of the tasks; tasks with fewer classes never use the last outputs."""
 
 CHANNELS = 8
-"""Of convolutional layers (official code)."""
+"""Channels of convolutional layers (official code)."""
 
 
 Learn = Callable[[Any, Key[Array, " E"], Float[Array, "T E A"], Float[Array, "T E B"]], Float[Array, "T E B"]]
@@ -30,13 +30,13 @@ class Learner(NamedTuple):
     """A learning algorithm with parameters that are meta-learned."""
 
     init: Callable[[Array], Any]
-    """Key to parameters."""
+    """From a key to parameters."""
     learn: Learn
-    """Parameters, a key an episode, inputs and one-hot labels to logits; each before its label was seen."""
+    """From parameters, a key an episode, inputs and one-hot labels to the logits, predicted before labels are seen."""
 
 
 def make_learner(config: MetaTrain, inputs: int) -> Learner:
-    """The learner of a meta-training for images of so many pixels."""
+    """The learner of a meta-training run for images of `inputs` pixels."""
     if config.learner == "vsml":
         return vsml_learner(config, inputs, OUTPUTS, config.hidden)
     init, learn = {
@@ -53,7 +53,7 @@ def make_learner(config: MetaTrain, inputs: int) -> Learner:
 
 
 def vsml_learner(config: MetaTrain, inputs: int, outputs: int, hidden: int) -> Learner:
-    """A network of sub-RNNs; its size is free, for V_M does not depend on it."""
+    """A network of sub-RNNs; its size is free, because V_M does not depend on it."""
     layers: list[Layer] = []
     for index in range(config.convolutions):
         side = layers[-1].out_side if layers else math.isqrt(inputs)
@@ -67,7 +67,7 @@ def vsml_learner(config: MetaTrain, inputs: int, outputs: int, hidden: int) -> L
         feed_label=config.feed_label,
         backward_pass=config.backward_pass,
         offsets=GateOffsets(config.input_offset, config.forget_offset),
-        kept={"fp32": None, "bf16": "bfloat16"}[config.states],
+        state_type={"fp32": None, "bf16": "bfloat16"}[config.states],
     )
 
     def learn(params: Any, keys: Array, x: Array, label: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Learning online from scratch with what was meta-trained: on its own data sets, on others, in disguise."""
+"""Online learning from scratch by meta-trained learners: on their own, on other, and on transformed data sets."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from common.train.recorder import Outcome, Recorder
 from common.train.trees import unflatten_jax
 from papers.vsml import tasks
 from papers.vsml.config import MetaTest, MetaTrain, TaskName
-from papers.vsml.evaluation import Stream, condition, cumulative, seen_again, summarise, watch
+from papers.vsml.evaluation import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 from papers.vsml.learners import OUTPUTS, Learn, make_learner, vsml_learner
 from papers.vsml.meta_train import untrained
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_streams", "train"]
 
-TOGETHER = 2
+BATCH_SIZE = 2
 """Runs of VSML that are computed at once: few enough for a CPU's cache."""
 
 
@@ -43,13 +43,17 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
     params = unflatten_jax(untrained(trained, seeds), parent.parameters)
     learner = partial(_learn, config, trained)
     if trained.learner == "vsml":
-        found = measure_streams(config, learner, params, seeds, run, math.gcd(config.runs, TOGETHER))
+        outcome = measure_streams(config, learner, params, seeds, run, math.gcd(config.runs, BATCH_SIZE))
     else:
-        found = measure_streams(config, learner, params, seeds, run, outputs=OUTPUTS)
-    # Sum Sign is left out: it has two classes, which VSML is told by its outputs and learners of fixed size are not
-    others = [name for name in config.tasks if name not in (*trained.tasks, "sum-sign")]
-    unseen = [found.metrics[f"{name}_end"] for name in others]
-    return replace(found, metrics={**found.metrics, "unseen": np.mean(unseen, 0).tolist()}) if unseen else found
+        outcome = measure_streams(config, learner, params, seeds, run, outputs=OUTPUTS)
+    # Sum Sign is left out: it has two classes, as VSML can tell from its outputs and learners of fixed size cannot
+    unseen_tasks = [name for name in config.tasks if name not in (*trained.tasks, "sum-sign")]
+    accuracies = [outcome.metrics[f"{name}_end"] for name in unseen_tasks]
+    return (
+        replace(outcome, metrics={**outcome.metrics, "unseen": np.mean(accuracies, 0).tolist()})
+        if accuracies
+        else outcome
+    )
 
 
 def measure_streams(
@@ -58,15 +62,15 @@ def measure_streams(
     params: Any,
     seeds: Sequence[int],
     run: Recorder,
-    together: int = 0,
+    batch_size: int = 0,
     outputs: int = 0,
 ) -> Outcome:
-    """Everything that is measured on learners; `learner(stream)` gives what learns a stream.
+    """All measurements of learners; `learner(stream)` gives the function that learns a stream.
 
     Arguments:
-        params: With a leading axis of seeds; or a function of the stream that gives them.
-        together: Runs that are computed at once; 0 for all.
-        outputs: Of all streams; 0 for as many as a data set has classes.
+        params: Parameters with a leading axis of seeds; or a function from a stream to such parameters.
+        batch_size: Runs that are computed at once; 0 for all.
+        outputs: Number of outputs for all streams; 0 for as many as a data set has classes.
     """
     metrics: dict[str, list[float]] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -77,11 +81,13 @@ def measure_streams(
         return Stream(source, outputs or source.classes)
 
     def measure(name: str, stream: Stream) -> None:
-        mine = params(stream) if callable(params) else params
-        right = watch(learner(stream), mine, stream, seeds, config.runs, config.length, together=together)
-        curves = cumulative(right)
-        arrays[f"curve_{name}"] = curves.mean(1).astype(np.float32)
-        for key, values in summarise(curves.mean(1), config.counts).items():
+        stream_params = params(stream) if callable(params) else params
+        correct = correct_predictions(
+            learner(stream), stream_params, stream, seeds, config.runs, config.length, batch_size=batch_size
+        )
+        accuracies = cumulative(correct)
+        arrays[f"curve_{name}"] = accuracies.mean(1).astype(np.float32)
+        for key, values in summarise(accuracies.mean(1), config.counts).items():
             metrics[f"{name}_{key}"] = values.tolist()
         run.progress(len(arrays), total)
 
@@ -94,8 +100,8 @@ def measure_streams(
             metrics[f"{key}_behind"] = (arrays["curve_mnist"][:, -1] - arrays[f"curve_{key}"][:, -1]).tolist()
     if config.again:
         stream = stream_of("mnist")
-        mine = params(stream) if callable(params) else params
-        both, p, labels = seen_again(learner(stream), mine, stream, seeds, config.runs, config.again)
+        stream_params = params(stream) if callable(params) else params
+        both, p, labels = seen_again(learner(stream), stream_params, stream, seeds, config.runs, config.again)
         metrics |= {"first_time": both[..., 0].mean((1, 2)).tolist(), "second_time": both[..., 1].mean((1, 2)).tolist()}
         arrays |= {"shown_probability": p, "shown_label": labels}
     return Outcome(metrics=metrics, arrays=arrays)

@@ -28,7 +28,7 @@ CHUNK = 25
 
 
 class Trained(NamedTuple):
-    """What backpropagation changes; every array has a leading axis of seeds."""
+    """The state of meta-training by backpropagation; every array has a leading axis of seeds."""
 
     params: Any
     optimiser: optax.OptState
@@ -36,7 +36,7 @@ class Trained(NamedTuple):
 
 
 def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Meta-train one learner a seed, stage after stage; the parameters go from each to the next."""
+    """Meta-train one learner a seed, stage after stage; each stage continues with the parameters of the one before."""
 
     @cache
     def sources_of(side: int) -> tuple[Episodes, ...]:
@@ -55,9 +55,9 @@ def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
     side = config.sides[-1]
     sources = sources_of(side)
     params = _params(state)
-    found = _last(config, make_learner(config, side**2), sources, params, seeds)
-    found["parameters"] = [sum(array[0].size for array in jax.tree.leaves(params))] * len(seeds)
-    return Outcome(metrics=found, parameters=flatten_jax(params))
+    metrics = _last(config, make_learner(config, side**2), sources, params, seeds)
+    metrics["parameters"] = [sum(array[0].size for array in jax.tree.leaves(params))] * len(seeds)
+    return Outcome(metrics=metrics, parameters=flatten_jax(params))
 
 
 def _last(
@@ -73,28 +73,28 @@ def _last(
         logits = learner.learn(params, starts, x, jax.nn.one_hot(labels, OUTPUTS))
         return {"loss": meta_loss(logits, labels)} | measure(logits, labels)
 
-    mine = [jax.tree.map(lambda array, index=index: array[index], params) for index in range(len(seeds))]
-    found = [member(params, jax_key(seed, "last")) for params, seed in zip(mine, seeds, strict=True)]
-    return {name: [float(values[name]) for values in found] for name in found[0]}
+    seed_params = [jax.tree.map(lambda array, index=index: array[index], params) for index in range(len(seeds))]
+    seed_metrics = [member(params, jax_key(seed, "last")) for params, seed in zip(seed_params, seeds, strict=True)]
+    return {name: [float(values[name]) for values in seed_metrics] for name in seed_metrics[0]}
 
 
 def meta_loss(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> Float[Array, ""]:
-    """Mean cross-entropy of predictions made before the label was seen."""
+    """Mean cross-entropy of predictions that are made before their label is seen."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def measure(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> dict[str, Array]:
-    """What is logged of a meta-iteration: accuracy over whole episodes and over their last fifth."""
-    right = logits.argmax(-1) == labels
-    return {"accuracy": right.mean(), "accuracy_at_end": right[-max(len(right) // 5, 1) :].mean()}
+    """Metrics of a meta-iteration: accuracy over whole episodes and over their last fifth."""
+    correct = logits.argmax(-1) == labels
+    return {"accuracy": correct.mean(), "accuracy_at_end": correct[-max(len(correct) // 5, 1) :].mean()}
 
 
 def draw_episodes(
     config: MetaTrain, sources: Sequence[Episodes], key: Array, count: int, length: int
 ) -> tuple[Float[Array, "T E A"], Int[Array, "T E"]]:
-    """Episodes of the tasks in turns, the first of each task's share projected.
+    """`count` episodes, which take the tasks in turn; the first episodes of each task's share are projected.
 
-    The matrix of a projected episode is one of a fixed number, drawn anew where it is used.
+    The matrix of a projected episode is one of a fixed set; it is computed again wherever it is used.
     """
     inputs, labels = [], []
     for task, (source, share) in enumerate(tasks.mixture(sources, count)):
@@ -102,11 +102,11 @@ def draw_episodes(
             continue
         drawing, choosing = jax.random.split(jax.random.fold_in(key, task))
         x, label = jax.vmap(lambda key, source=source: source.draw(key, length))(jax.random.split(drawing, share))
-        through = round(share * config.projected)
-        if through:
-            which = jax.random.randint(choosing, (through,), 0, config.projections)
-            matrices = jax.vmap(lambda index: jax.random.fold_in(jax_key(0, "projection"), index))(which)
-            x = jnp.concatenate([jax.vmap(tasks.project)(matrices, x[:through]), x[through:]])
+        projected = round(share * config.projected)
+        if projected:
+            chosen = jax.random.randint(choosing, (projected,), 0, config.projections)
+            matrices = jax.vmap(lambda index: jax.random.fold_in(jax_key(0, "projection"), index))(chosen)
+            x = jnp.concatenate([jax.vmap(tasks.project)(matrices, x[:projected]), x[projected:]])
         inputs.append(x)
         labels.append(label)
     return jnp.concatenate(inputs).swapaxes(0, 1), jnp.concatenate(labels).swapaxes(0, 1)
@@ -134,11 +134,11 @@ def _backprop_step(config: MetaTrain, learner: Learner, length: int, rate: float
         keys = jax.random.split(jax.random.fold_in(state.key, index))
         x, labels = draw_episodes(config, sources, keys[0], config.episodes, length)
         starts = jax.random.split(keys[1], config.episodes)
-        (value, logits), slope = jax.value_and_grad(loss, has_aux=True)(state.params, starts, x, labels)
-        norm = optax.tree.norm(slope)
+        (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, starts, x, labels)
+        norm = optax.tree.norm(gradient)
         if config.clip:
-            slope = jax.tree.map(lambda s: s * jnp.minimum(1, config.clip / norm), slope)
-        update, optimiser = adam.update(slope, state.optimiser)
+            gradient = jax.tree.map(lambda s: s * jnp.minimum(1, config.clip / norm), gradient)
+        update, optimiser = adam.update(gradient, state.optimiser)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, update)
         return Trained(params, optimiser, state.key), {"loss": value, "slope": norm} | measure(logits, labels)
 
@@ -171,20 +171,20 @@ def _es_step(config: MetaTrain, learner: Learner, length: int, rate: float) -> A
         starts = jax.random.split(keys[1], config.episodes)
 
         def live(params: Any, key: Array, x: Array, label: Array) -> tuple[Array, Mapping]:
-            """One episode; both members of a pair have its data and its initial state."""
+            """Loss and metrics of one episode; both members of a pair see its data and start in its state."""
             logits = learner.learn(params, key[None], x[:, None], jax.nn.one_hot(label[:, None], OUTPUTS))
             return meta_loss(logits, label[:, None]), measure(logits, label[:, None])
 
-        twice = [jnp.concatenate([array, array]) for array in (starts, x.swapaxes(0, 1), labels.T)]
-        loss, found = jax.vmap(live)(shard(strategy.ask(state)), *(shard(array) for array in twice))
-        metrics = {"loss": loss.mean()} | {name: values.mean() for name, values in found.items()}
+        paired = [jnp.concatenate([array, array]) for array in (starts, x.swapaxes(0, 1), labels.T)]
+        loss, pair_metrics = jax.vmap(live)(shard(strategy.ask(state)), *(shard(array) for array in paired))
+        metrics = {"loss": loss.mean()} | {name: values.mean() for name, values in pair_metrics.items()}
         return strategy.tell(state, -loss, settings), metrics
 
     return _for_each_seed(member)
 
 
 def _for_each_seed(member: Any) -> Any:
-    """A step for states with a leading axis of seeds; all draw from the same sources."""
+    """The step for states with a leading axis of seeds; all seeds draw from the same sources."""
     return eqx.filter_vmap(member, in_axes=(None, eqx.if_array(0), None))
 
 
@@ -193,7 +193,7 @@ def _params(state: Trained | State) -> Any:
 
 
 def untrained(config: MetaTrain, seeds: Sequence[int]) -> Any:
-    """Parameters of the structure that a run of this configuration ends with."""
+    """Untrained parameters with the structure that a run of this configuration ends with."""
     learner = make_learner(config, config.sides[0] ** 2)
     begin = _begin_es if config.optimiser == "es" else _begin_backprop
     return _params(begin(config, learner, seeds))

@@ -12,37 +12,37 @@ from papers.vsml.sub_rnn import GateOffsets, State, SubRNN
 __all__ = ["Network", "bounded", "initial_cells", "learn_online"]
 
 OUTPUT_CHANNEL = 1
-"""Of the last forward message; channel 0 of the first is the input (official code)."""
+"""Channel of the last forward message that is the logit; channel 0 of the first is the input (official code)."""
 
 
 class Network(NamedTuple):
-    """What of a network is no array."""
+    """The settings of a network that are not arrays."""
 
     layers: tuple[Layer, ...]
     micro_ticks: int = 2
     """Ticks of a layer with the same incoming messages."""
     feed_label: bool = False
-    """Whether outputs hear the label beside the error."""
+    """Whether outputs receive the label beside the error."""
     backward_pass: bool = False
-    """Whether the layers tick once more in reverse with the fresh error; else it enters with the next example."""
+    """Whether the layers tick once more in reverse with the new error; otherwise it enters with the next example."""
     logit_bound: float = 100.0
     """Logits are bound * tanh(z / bound)."""
     offsets: GateOffsets = GateOffsets()
-    kept: str | None = None
-    """Type of the states between examples; None for that of all else."""
+    state_type: str | None = None
+    """Type of the states between examples; None for the type of the inputs."""
     averaged: bool = False
-    """Whether the episodes are the batch of one: half of their states' features are averaged before each example."""
+    """Whether the episodes form one batch: half of the states' features are averaged over it before each example."""
 
 
 def bounded(z: Array, bound: float) -> Array:
-    """Smoothly limited to (-bound, bound)."""
+    """z, smoothly limited to (-bound, bound)."""
     return bound * jnp.tanh(z / bound)
 
 
 def initial_cells(keys: Key[Array, " E"], network: Network, units: int) -> tuple[Float[Array, "N E ..."], ...]:
-    """Cells at the start of episodes: half of the features random, which tells sub-RNNs apart; the others zero.
+    """Cells at the start of episodes: half of the features random, so that sub-RNNs differ; the rest zero.
 
-    The random ones are truncated normal with the standard deviation 1 / sqrt(inputs) before truncation (official
+    The random features are truncated normal with the standard deviation 1 / sqrt(inputs) before truncation (official
     code).
     """
     random = units // 2
@@ -65,10 +65,10 @@ def learn_online(
     inputs: Float[Array, "T E A"],
     labels: Float[Array, "T E B"],
 ) -> Float[Array, "T E B"]:
-    """Logits for each example, before its label was seen.
+    """Logits of each example, predicted before its label is seen.
 
     Arguments:
-        cells: Of each layer, at the start; hidden states start at zero.
+        cells: Cells of each layer at the start; hidden states start at zero.
         inputs: E episodes of T examples each.
         labels: One-hot.
     """
@@ -84,7 +84,7 @@ def learn_online(
         return layer.tick(params, network.offsets, state, up, down, network.micro_ticks)
 
     def keep(states: tuple[State, ...]) -> tuple[State, ...]:
-        return jax.tree.map(lambda s: s.astype(network.kept or inputs.dtype), states)
+        return jax.tree.map(lambda s: s.astype(network.state_type or inputs.dtype), states)
 
     @jax.checkpoint
     def step(carry: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
@@ -99,7 +99,7 @@ def learn_online(
             if index:
                 downs[index - 1] = down
         logits = bounded(ups[-1][OUTPUT_CHANNEL], network.logit_bound)
-        batch = episodes if network.averaged else 1  # the error is the slope of the mean loss of a batch
+        batch = episodes if network.averaged else 1  # the error is the gradient of the mean loss of a batch
         error = (jax.nn.softmax(logits) - label) / batch
         downs[-1] = jnp.stack([error, label] if network.feed_label else [error])
         if network.backward_pass:
@@ -114,7 +114,7 @@ def learn_online(
 
 
 def _average(state: State) -> State:
-    """The first half of the features averaged over a batch, the others each example's own (official code)."""
+    """The state with the first half of its features averaged over the batch (official code)."""
 
     def part(s: Array) -> Array:
         half = len(s) // 2

@@ -1,7 +1,7 @@
 """The sub-RNN: one tiny LSTM in the place of each weight, all with the same parameters (section 3).
 
-States stand features first, (N, ...), one column a sub-RNN: a product with the gates' matrix then serves all
-sub-RNNs at once, and what follows it runs along contiguous memory.
+States have their features first, (N, ...), and one column a sub-RNN: a single product with the gates' matrix then
+serves all sub-RNNs, and the operations after it run along contiguous memory.
 """
 
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class SubRNN(NamedTuple):
 
 
 class State(NamedTuple):
-    """V_L, what learns: of every sub-RNN the hidden state and the cell of N numbers each, features first."""
+    """V_L, the learning state: hidden state and cell of every sub-RNN, N numbers each, features first."""
 
     h: Float[Array, "N ..."]
     c: Float[Array, "N ..."]
@@ -87,13 +87,15 @@ def gate_matrix(
 ) -> Float[Array, "4*N K"]:
     """The gates' matrix for columns of [h, forward message, backward message, 1].
 
-    Only the first channels of messages are in it, the others being zero. Biases and offsets are its last column, and
-    the rows of sigmoid gates are halved, for sigmoid(z) = (1 + tanh(z / 2)) / 2.
+    It holds the first channels of messages only, because all other channels are zero. Biases and offsets are its last
+    column. The rows of sigmoid gates are halved, since sigmoid(z) = (1 + tanh(z / 2)) / 2.
     """
     n, m = params.units, params.message_size
-    each = [jnp.broadcast_to(jnp.asarray(o, params.b.dtype), n) for o in (offsets.input, 0, offsets.forget, 0)]
+    gate_offsets = [
+        jnp.broadcast_to(jnp.asarray(offset, params.b.dtype), n) for offset in (offsets.input, 0, offsets.forget, 0)
+    ]
     columns = [params.w[2 * m :], params.w[:forward_channels], params.w[m : m + backward_channels]]
-    rows = jnp.concatenate([*columns, (params.b + jnp.concatenate(each))[None]]).T
+    rows = jnp.concatenate([*columns, (params.b + jnp.concatenate(gate_offsets))[None]]).T
     return rows * jnp.repeat(jnp.array([0.5, 1, 0.5, 0.5], rows.dtype), n)[:, None]
 
 
@@ -106,7 +108,7 @@ def lstm(
         i, f, o = sigmoid(z_i + offset), sigmoid(z_f + offset), sigmoid(z_o);  g = tanh(z_g)
         c' = f c + i g;  h' = o tanh(c')
 
-    In single precision tanh is a quotient of polynomials, and what belongs together shares one division.
+    In single precision tanh is a quotient of polynomials, and products of such quotients share one division.
     """
     z = _gates(matrix, columns)
     (pi, qi), (pg, qg), (pf, qf), (po, qo) = (_tanh_quotient(gate) for gate in z)
@@ -120,18 +122,18 @@ def _lstm_forward(matrix: Array, columns: Array, c: Array) -> tuple[tuple[Array,
     return lstm(matrix, columns, c), (matrix, columns, c)
 
 
-def _lstm_backward(kept: tuple[Array, Array, Array], slopes: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-    """Computes the gates anew, which costs less than to fetch them from memory."""
-    matrix, columns, c = kept
-    dh, dc = slopes
-    # A product with the identity, lest the compiler merge ticks: it would compute late ones anew for each earlier one.
+def _lstm_backward(saved: tuple[Array, Array, Array], gradients: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    """Compute the gates again, which costs less than fetching them from memory."""
+    matrix, columns, c = saved
+    dh, dc = gradients
+    # A product with the identity keeps the compiler from merging ticks and computing late ones again for early ones.
     dc = jnp.eye(len(dc), dtype=dc.dtype) @ dc
     ti, g, tf, to = (p / q for p, q in (_tanh_quotient(gate) for gate in _gates(matrix, columns)))
     i, f, o = (0.5 + 0.5 * t for t in (ti, tf, to))
     p, q = _tanh_quotient(f * c + i * g)
     t = p / q
     dc = dc + dh * o * (1 - t * t)
-    # of z_i, z_f and z_o the matrix has the half: d sigmoid / d (z / 2) = (1 - tanh^2) / 2
+    # the matrix gives half of z_i, z_f and z_o: d sigmoid / d (z / 2) = (1 - tanh^2) / 2
     dz = jnp.concatenate([
         0.5 * dc * g * (1 - ti * ti), dc * i * (1 - g * g), 0.5 * dc * c * (1 - tf * tf), 0.5 * dh * t * (1 - to * to)
     ])  # fmt: skip
@@ -176,8 +178,8 @@ def message(
     if norm is None:
         mean = h.mean(axis)
         return _columns(w.T, mean) + _as_column(b, mean.ndim)
-    sent = _columns(w.T, h) + _as_column(b, h.ndim)
-    centred = sent - sent.mean(0)
+    messages = _columns(w.T, h) + _as_column(b, h.ndim)
+    centred = messages - messages.mean(0)
     normed = centred * jax.lax.rsqrt((centred**2).mean(0) + 1e-5)
     return (normed * _as_column(norm.scale, h.ndim) + _as_column(norm.offset, h.ndim)).mean(axis)
 

@@ -1,6 +1,6 @@
-"""Episodes: streams of labelled examples, whatever they show, as arrays of pixels (section 4; table of data sets).
+"""Episodes: streams of labelled examples, all as arrays of pixels (section 4; table of data sets).
 
-An episode's examples come from one data set at one size, and may be seen through a random matrix.
+An episode's examples come from one data set at one size, and may be projected by a random matrix.
 """
 
 import itertools
@@ -28,30 +28,30 @@ SIDE = 28
 
 @dataclass(frozen=True)
 class Episodes:
-    """A task at one size: draws episodes. A pytree of its arrays."""
+    """A data set at one size, from which episodes are drawn. It is a pytree of its arrays."""
 
     name: TaskName
     side: int
     images: Float[Array, "n A"] | None = None
-    """All examples of the split; None where they are made up."""
+    """All examples of the split; None where examples are generated."""
     labels: Int[Array, " n"] | None = None
-    """Class of each, from 0; of `omniglot` the character."""
+    """Class of each example, from 0; for `omniglot` its character."""
     repeats: bool = False
-    """Whether an episode may meet an image twice, which is quicker to draw."""
+    """Whether an episode may contain an image more than once, which is faster to draw."""
 
     @property
     def inputs(self) -> int:
-        """A, pixels."""
+        """A, the number of pixels."""
         return self.side**2
 
     @property
     def classes(self) -> int:
-        """B, outputs that are needed."""
+        """B, the number of classes."""
         return 2 if self.name == "sum-sign" else 10
 
     @property
     def most(self) -> int | None:
-        """The longest episode without repetition; None where there is no end."""
+        """Length of the longest episode without repetition; None for no limit."""
         if self.images is None:
             return None
         return 200 if self.name == "omniglot" else len(self.images)
@@ -60,7 +60,7 @@ class Episodes:
         """One episode of `length` examples."""
         keys = jax.random.split(key, 3)
         match self.name:
-            case "random":  # twenty Gaussian images with random labels, seen again and again
+            case "random":  # twenty Gaussian images with random labels, shown repeatedly
                 images = jax.random.normal(keys[0], (20, self.inputs))
                 labels = jax.random.randint(keys[1], (20,), 0, 10)
                 chosen = jax.random.randint(keys[2], (length,), 0, 20)
@@ -86,7 +86,7 @@ jax.tree_util.register_dataclass(Episodes, data_fields=["images", "labels"], met
 
 
 def load(name: TaskName, split: Literal["train", "test"], side: int) -> Episodes:
-    """A task at a size; omniglot's training characters are the background set, its test characters the others."""
+    """A task at a size; omniglot's training split is the background set, its test split the evaluation set."""
     if name not in _READERS:
         return Episodes(name, side)
     images, labels = _READERS[name](split)
@@ -95,13 +95,13 @@ def load(name: TaskName, split: Literal["train", "test"], side: int) -> Episodes
 
 
 def standardise(images: Float[np.ndarray, "n side side"], name: TaskName) -> Float[np.ndarray, "n A"]:
-    """Grey levels in [0, 1] as inputs, by the task's fixed mean and deviation."""
+    """Inputs from grey levels in [0, 1], by the task's fixed mean and standard deviation."""
     mean, deviation = SCALERS[name]
     return ((images - np.float32(mean)) / np.float32(deviation)).reshape(len(images), -1)
 
 
 def resize(images: Float[np.ndarray, "n side side"], side: int) -> Float[np.ndarray, "n side side"]:
-    """Means over blocks of pixels where these fit; elsewhere bilinear, and smoothed where it gets smaller."""
+    """Resize images: means over whole blocks of pixels where possible, else bilinear with antialiasing."""
     old = images.shape[-1]
     if side == old:
         return images
@@ -112,7 +112,7 @@ def resize(images: Float[np.ndarray, "n side side"], side: int) -> Float[np.ndar
 
 
 def project(key: Array, x: Float[Array, "T A"]) -> Float[Array, "T A"]:
-    """x Q with Q uniform in +- sqrt(6 / (2 A)) (official code)."""
+    """x Q, with the entries of Q uniform in +- sqrt(6 / (2 A)) (official code)."""
     size = x.shape[-1]
     limit = (6 / (2 * size)) ** 0.5
     return x @ jax.random.uniform(key, (size, size), minval=-limit, maxval=limit)
@@ -124,34 +124,34 @@ Labelled = tuple[Float[np.ndarray, "n 28 28"], Int[np.ndarray, " n"]]
 
 
 def _idx(name: str, split: str) -> Labelled:
-    found = data.load(name, split)
-    return np.asarray(found["images"], np.float32) / 255, np.asarray(found["labels"])
+    arrays = data.load(name, split)
+    return np.asarray(arrays["images"], np.float32) / 255, np.asarray(arrays["labels"])
 
 
 def _cifar10(split: str) -> Labelled:
-    """Luminance (ITU-R 601), from 32 to 28 pixels."""
-    found = data.load("cifar10-jpeg", split)
-    grey = np.asarray(found["images"], np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
-    return resize(grey, SIDE), np.asarray(found["labels"])
+    """Luminance (ITU-R 601) of CIFAR-10, resized from 32 to 28 pixels."""
+    arrays = data.load("cifar10-jpeg", split)
+    grey = np.asarray(arrays["images"], np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    return resize(grey, SIDE), np.asarray(arrays["labels"])
 
 
 def _omniglot(split: str) -> Labelled:
-    """White paper, black ink."""
-    found = data.load("omniglot", {"train": "background", "test": "evaluation"}[split])["images"]
-    paper = 1 - np.asarray(found, np.float32).reshape(-1, *found.shape[-2:])
-    return resize(paper, SIDE), np.repeat(np.arange(len(found)), found.shape[1])
+    """Omniglot as black ink on white paper."""
+    arrays = data.load("omniglot", {"train": "background", "test": "evaluation"}[split])["images"]
+    paper = 1 - np.asarray(arrays, np.float32).reshape(-1, *arrays.shape[-2:])
+    return resize(paper, SIDE), np.repeat(np.arange(len(arrays)), arrays.shape[1])
 
 
 def _spoken_digits(split: str) -> Labelled:
     """Log-energies of 28 mel bands in 28 frames from beginning to end, standardised over each recording."""
-    found = data.load("fsdd", split)
-    offsets = found["offsets"]
-    recordings = [np.asarray(found["samples"][a:b], np.float32) for a, b in itertools.pairwise(offsets)]
-    return np.stack([_mel_image(samples) for samples in recordings]), np.asarray(found["digit"])
+    arrays = data.load("fsdd", split)
+    offsets = arrays["offsets"]
+    recordings = [np.asarray(arrays["samples"][a:b], np.float32) for a, b in itertools.pairwise(offsets)]
+    return np.stack([_mel_image(samples) for samples in recordings]), np.asarray(arrays["digit"])
 
 
 def _mel_image(samples: np.ndarray, window: int = 512, rate: int = 8000) -> Float[np.ndarray, "28 28"]:
-    """Frames along the second axis."""
+    """Log-energies of mel bands (first axis) in frames (second axis)."""
     samples = np.pad(samples, window // 2)
     starts = np.linspace(0, len(samples) - window, SIDE).astype(int)
     frames = samples[starts[:, None] + np.arange(window)] * np.hanning(window)
@@ -175,5 +175,5 @@ _READERS = {
 
 
 def mixture(tasks: Sequence[Episodes], episodes: int) -> list[tuple[Episodes, int]]:
-    """How many of so many episodes each task has: they take turns."""
+    """Number of episodes of each task, when `episodes` episodes take the tasks in turn."""
     return [(task, len(range(index, episodes, len(tasks)))) for index, task in enumerate(tasks)]

@@ -1,4 +1,4 @@
-"""Networks of clones that learn MNIST and Fashion-MNIST by ticks alone, beside true gradient descent (figure 4)."""
+"""Networks of clones that learn MNIST and Fashion-MNIST by ticks alone, and true gradient descent (figure 4)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ __all__ = ["train"]
 
 Results = dict[str, np.ndarray]
 Learn = Callable[[tuple[Array, ...], Array, Array, Array], tuple[Array, Array]]
-"""Weights, inputs (T, E, A), labels (T, E) and unseen inputs (n, E, A) to both logits."""
+"""From weights, inputs (T, E, A), labels (T, E) and unseen inputs (n, A) to the logits of inputs and unseen inputs."""
 
 
 def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
@@ -38,13 +38,13 @@ def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "Finished
     members = []
     for index, seed in enumerate(seeds):
         params = jax.tree.map(lambda array, index=index: array[index], clones)
-        found: Results = {}
+        results: Results = {}
         for name in config.tasks:
             learners = {"clone": partial(unroll, params, ticks=trained.ticks), "true": partial(descend_online, rule)}
             for kind, learn in learners.items():
-                found |= {f"{name}_{kind}_{key}": value for key, value in _measure(config, name, learn, seed).items()}
-            found[f"{name}_behind"] = found[f"{name}_true_test_accuracy"] - found[f"{name}_clone_test_accuracy"]
-        members.append(found)
+                results |= {f"{name}_{kind}_{key}": value for key, value in _measure(config, name, learn, seed).items()}
+            results[f"{name}_behind"] = results[f"{name}_true_test_accuracy"] - results[f"{name}_clone_test_accuracy"]
+        members.append(results)
         run.progress(index + 1, len(seeds))
     scalars = {name for name in members[0] if members[0][name].ndim == 0}
     return Outcome(
@@ -54,7 +54,7 @@ def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "Finished
 
 
 def _measure(config: Unroll, name: TaskName, learn: Learn, seed: int) -> Results:
-    """Curves of loss and accuracy over windows of a stream, and accuracy on test images at the end."""
+    """Loss and accuracy over windows of a stream, and accuracy on test images after its end."""
     stream, unseen = tasks.load(name, "train", config.side), tasks.load(name, "test", config.side)
     keys = jax.random.split(jax_key(seed, "stream", name))
     order = jax.random.permutation(keys[0], len(stream.images))
