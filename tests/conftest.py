@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import common
-from common.run import command as experiment
+from common.room import plan
+from common.run import command
 
 pytest.register_assert_rewrite("toy")
-from toy import FILES, Toy  # noqa: E402
+from toy import FILES, Toy, without_papers  # noqa: E402
 
 
 @pytest.fixture
@@ -23,22 +24,20 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     (root / "common").symlink_to(Path(common.__file__).resolve().parent, target_is_directory=True)
-    aside = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "papers"}
-    for name in aside:
-        del sys.modules[name]
+    aside = without_papers()
     monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(str(root))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files edited within a second are read anew
     # This process's settings belong to other tests; the real functions run in the subprocess tests.
-    monkeypatch.setattr(experiment, "set_threads", lambda count: {"environment": count})
-    monkeypatch.setattr(experiment, "deterministic", dict)
-    monkeypatch.setattr(experiment, "reuse_memory", lambda: None)
-    monkeypatch.setattr(experiment, "set_precision", lambda precision: {"precision": precision})
+    monkeypatch.setattr(command, "settle", lambda threads, precision: {"threads": threads, "precision": precision})
+    for name in ("choose_device", "reuse_memory"):
+        monkeypatch.setattr(command, name, lambda: None)
+    monkeypatch.setattr(command, "keep_compiled", lambda cache: None)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", os.fspath(tmp_path))
+    plan.forget()
     handler = signal.getsignal(signal.SIGTERM)
     yield Toy(root)
     signal.signal(signal.SIGTERM, handler)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "papers"]:
-        del sys.modules[name]
+    without_papers()
     sys.modules.update(aside)

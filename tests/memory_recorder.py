@@ -17,11 +17,14 @@ class Memory:
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at = stop_at
         self.lines: list[tuple[int, dict]] = []
+        self.states: dict[int, str] = {}
         self.kept: tuple[int, dict[str, np.ndarray]] | None = None
         self.shown: list[tuple[int, int]] = []
 
-    def log(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
         self.lines.append((step, dict(metrics)))
+        if state:
+            self.states[step] = state
 
     def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
         self.kept = (step, {name: np.array(array) for name, array in state.items()})

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from common.room import spec
-from common.run import command as experiment
-from common.run import record as runs
+from common.room import plan as planning
+from common.room.plan import PlannedRun
+from common.run import command, record
 
 METHOD = '''
 """Noisy gradient descent on a parabola; every fault that a test needs is a setting."""
@@ -29,9 +30,9 @@ from papers.toy_paper.method import slope
 def train(config: Descent, seeds, run) -> Outcome:
     """One walker per seed."""
     state = {"x": np.array([np.random.default_rng(seed).normal(3.0) for seed in seeds]), "v": np.zeros(len(seeds))}
-    begun, found = 0, run.restore()
-    if found is not None:
-        begun, state = found
+    begun, checkpoint = 0, run.restore()
+    if checkpoint is not None:
+        begun, state = checkpoint
     else:
         run.log(0, {"x": state["x"].tolist()})
     for step in range(begun, config.steps):
@@ -162,8 +163,9 @@ class Toy:
     root: Path
 
     def main(self, *arguments: str) -> int:
-        """`python -m papers.toy_paper` in this process."""
-        return experiment.main("toy_paper", ["--quiet", *arguments])
+        """`python -m papers.toy_paper` in this process, which imports the paper's modules anew."""
+        without_papers()
+        return command.main("toy_paper", ["--quiet", *arguments])
 
     def one(self, *arguments: str) -> int:
         """The plain variant's run of all seeds at scale cpu."""
@@ -171,45 +173,52 @@ class Toy:
 
     def python(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Python in the repository, as a process of its own."""
-        return subprocess.run(self.words(*arguments), cwd=self.root, text=True, capture_output=True, **options)
+        words = [sys.executable, *arguments]
+        return subprocess.run(words, cwd=self.root, text=True, capture_output=True, **options)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """`python` that is not waited for. It heeds Ctrl-C, which the children of a background shell do not."""
         return subprocess.Popen(
-            self.words(*arguments),
-            cwd=self.root,
-            text=True,
-            stderr=subprocess.PIPE,
+            [sys.executable, *arguments], cwd=self.root, text=True, stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        )  # fmt: skip
 
-    @staticmethod
-    def words(*arguments: str) -> list[str]:
-        return [sys.executable, *arguments]
-
-    def plan(self, *assignments: str, variant: str = "plain", seeds: Sequence[int] = (0, 1, 2)) -> spec.PlannedRun:
+    def plan(self, *assignments: str, variant: str = "plain", seeds: Sequence[int] = (0, 1, 2)) -> PlannedRun:
         """A run of the main experiment at scale cpu."""
-        return spec.plan_run("toy_paper", "main", variant, "cpu", tuple(seeds), assignments)
+        return planning.plan_run("toy_paper", "main", variant, "cpu", tuple(seeds), assignments)
 
-    def folder(self, plan: spec.PlannedRun) -> Path:
+    def folder(self, plan: PlannedRun) -> Path:
         """Where it belongs."""
         return self.root / "runs" / plan.identity.path
 
-    def finished(self, *assignments: str, **choice: Any) -> runs.FinishedRun:
+    def finished(self, *assignments: str, **choice: Any) -> record.FinishedRun:
         """A run of the main experiment, trained now unless it is there."""
         plan = self.plan(*assignments, **choice)
         words = [word for text in assignments for word in ("--set", text)]
         seeds = ",".join(map(str, plan.identity.seeds))
         variant = plan.identity.variant
         assert self.main("--experiment", "main", "--variant", variant, "--seeds", seeds, *words) == 0
-        return runs.read(self.folder(plan), verify=True)
+        return self.verified(plan)
+
+    def verified(self, plan: PlannedRun) -> record.FinishedRun:
+        """The finished run of a plan, all of its files compared with their checksums."""
+        run = record.read(self.folder(plan))
+        run.verify()
+        return run
 
     def edit(self, name: str, old: str, new: str) -> None:
-        """Replace a text that stands in a file exactly once."""
+        """Replace a text that stands in a file exactly once, and plan anew from then on."""
         path = self.root / name
         text = path.read_text()
         assert text.count(old) == 1, (old, text.count(old))
         path.write_text(text.replace(old, new))
+        planning.forget()
+
+
+def without_papers() -> dict[str, ModuleType]:
+    """Forget the modules of all papers; returns them."""
+    names = [name for name in sys.modules if name.partition(".")[0] == "papers"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def fault_of(text: str) -> str:
