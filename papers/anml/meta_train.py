@@ -33,7 +33,7 @@ CHUNK = 50
 
 
 class State(NamedTuple):
-    """What meta-training changes; every array has a leading axis of seeds."""
+    """The state of meta-training; every array has a leading axis of seeds."""
 
     learner: Learner
     optimiser: optax.OptState
