@@ -28,7 +28,7 @@ WILD = 20.0
 
 
 class Training(NamedTuple):
-    """What training changes; every array has a leading axis of seeds."""
+    """The state of training; every array has a leading axis of seeds."""
 
     params: SubRNN
     optimiser: optax.OptState

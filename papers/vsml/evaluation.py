@@ -68,8 +68,8 @@ def correct_predictions(
         params: Parameters with a leading axis of seeds.
         batch_size: Runs that are computed at once, a divisor of `runs`; 0 for all.
     """
-    most = stream.source.most
-    length = length if most is None else min(length, most)
+    longest = stream.source.longest
+    length = length if longest is None else min(length, longest)
 
     @jax.jit
     def measure_all_seeds(params: Any, source: Episodes, keys: Array) -> Array:
@@ -132,5 +132,5 @@ def seen_again(
             lambda member: jax.lax.map(lambda key: measure_run(member[0], key), member[1]), (params, keys)
         )
 
-    both, p, labels = measure_all_seeds(params, stream.source, _keys(seeds, runs, "seen again", stream))
-    return np.asarray(both), np.asarray(p[:, 0]), np.asarray(labels[:, 0])
+    pair_probabilities, p, labels = measure_all_seeds(params, stream.source, _keys(seeds, runs, "seen again", stream))
+    return np.asarray(pair_probabilities), np.asarray(p[:, 0]), np.asarray(labels[:, 0])

@@ -101,8 +101,13 @@ def measure_streams(
     if config.again:
         stream = stream_of("mnist")
         stream_params = params(stream) if callable(params) else params
-        both, p, labels = seen_again(learner(stream), stream_params, stream, seeds, config.runs, config.again)
-        metrics |= {"first_time": both[..., 0].mean((1, 2)).tolist(), "second_time": both[..., 1].mean((1, 2)).tolist()}
+        pair_probabilities, p, labels = seen_again(
+            learner(stream), stream_params, stream, seeds, config.runs, config.again
+        )
+        metrics |= {
+            "first_time": pair_probabilities[..., 0].mean((1, 2)).tolist(),
+            "second_time": pair_probabilities[..., 1].mean((1, 2)).tolist(),
+        }
         arrays |= {"shown_probability": p, "shown_label": labels}
     return Outcome(metrics=metrics, arrays=arrays)
 

@@ -55,12 +55,12 @@ def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
     side = config.sides[-1]
     sources = sources_of(side)
     params = _params(state)
-    metrics = _last(config, make_learner(config, side**2), sources, params, seeds)
+    metrics = _final_metrics(config, make_learner(config, side**2), sources, params, seeds)
     metrics["parameters"] = [sum(array[0].size for array in jax.tree.leaves(params))] * len(seeds)
     return Outcome(metrics=metrics, parameters=flatten_jax(params))
 
 
-def _last(
+def _final_metrics(
     config: MetaTrain, learner: Learner, sources: Sequence[Episodes], params: Any, seeds: Sequence[int]
 ) -> dict[str, list[float]]:
     """Meta-loss and accuracy on fresh training episodes of the last stage."""

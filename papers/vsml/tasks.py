@@ -50,7 +50,7 @@ class Episodes:
         return 2 if self.name == "sum-sign" else 10
 
     @property
-    def most(self) -> int | None:
+    def longest(self) -> int | None:
         """Length of the longest episode without repetition; None for no limit."""
         if self.images is None:
             return None

@@ -192,8 +192,8 @@ def test_states_kept_in_bfloat16_are_nearly_the_same() -> None:
     params = some_params()
     cells, x, labels = (jax.tree.map(jnp.float32, part) for part in some_episode(dense(4, 3)))
     exact, coarse = (
-        learn_online(params, dense(4, 3, backward_pass=True, kept=kept), cells, x, labels)
-        for kept in (None, "bfloat16")
+        learn_online(params, dense(4, 3, backward_pass=True, state_type=state_type), cells, x, labels)
+        for state_type in (None, "bfloat16")
     )
     assert coarse.dtype == exact.dtype
     np.testing.assert_allclose(coarse, exact, atol=0.02)

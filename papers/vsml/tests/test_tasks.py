@@ -7,7 +7,7 @@ import pytest
 
 from papers.vsml import tasks
 from papers.vsml.config import Descent, MetaTest, MetaTrain, Unroll
-from papers.vsml.evaluation import Stream, condition, cumulative, seen_again, summarise, watch
+from papers.vsml.evaluation import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 from papers.vsml.meta_train import draw_episodes
 from papers.vsml.tasks import Episodes
 
@@ -94,12 +94,12 @@ def test_runs_are_of_their_seed_and_together_or_not() -> None:
         return jnp.concatenate([jnp.zeros_like(labels[:1]), labels[:-1]]) * params
 
     stream, params = Stream(some_images(), 10), jnp.array([1.0, 1.0])
-    both = watch(last, params, stream, [3, 5], 4, 30, together=2)
+    both = correct_predictions(last, params, stream, [3, 5], 4, 30, batch_size=2)
     assert both.shape == (2, 4, 30)
-    np.testing.assert_array_equal(both[1:], watch(last, params[1:], stream, [5], 4, 30, together=2))
+    np.testing.assert_array_equal(both[1:], correct_predictions(last, params[1:], stream, [5], 4, 30, batch_size=2))
     assert 0 < both.mean() < 0.3
-    np.testing.assert_array_equal(both, watch(last, params, stream, [3, 5], 4, 30))
-    assert not np.array_equal(both, watch(last, params, stream, [3, 5], 4, 30, "trial"))
+    np.testing.assert_array_equal(both, correct_predictions(last, params, stream, [3, 5], 4, 30))
+    assert not np.array_equal(both, correct_predictions(last, params, stream, [3, 5], 4, 30, "trial"))
 
 
 def test_a_second_look_comes_after_nine_other_images() -> None:
