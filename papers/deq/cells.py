@@ -99,7 +99,7 @@ class TransformerCell(nn.Module):
         scale = self.head**-0.5
         remembered = None
         if memory is not None:
-            remembered = self._heads(self.qkv(self._before(memory)) + u[:, :past])[1:]
+            remembered = self._heads(self.qkv(self._norm_input(memory)) + u[:, :past])[1:]
         u = u[:, past:]
         masks = [None] * 3
         if self.training and self.dropout:
@@ -107,16 +107,16 @@ class TransformerCell(nn.Module):
             masks = [frozen_dropout((batch, 1, size), self.dropout, u) for size in sizes]
 
         def f(z: Tensor) -> Tensor:
-            q, k, v = self._heads(self.qkv(self._before(z)) + u)
+            q, k, v = self._heads(self.qkv(self._norm_input(z)) + u)
             if remembered is not None:
                 k, v = (torch.cat([old, new], 2) for old, new in zip(remembered, (k, v), strict=True))
             a, b = ((q + self.position_bias) @ distance).chunk(2, 3)
             queries = torch.cat([q + self.content_bias, a * sines + b * cosines, b * sines - a * cosines], 3)
             attended = _attention(queries * scale, torch.cat([k, position_keys], 3), v, causal_mask)
             attended = self.out(attended.transpose(1, 2).flatten(2))
-            y = self._after(z + _masked(attended, masks[0]))
-            inner = _masked(F.relu(self.widen(self._before(y))), masks[1])
-            return self._after(self._before(y) + _masked(self.narrow(inner), masks[2]))
+            y = self._norm_output(z + _masked(attended, masks[0]))
+            inner = _masked(F.relu(self.widen(self._norm_input(y))), masks[1])
+            return self._norm_output(self._norm_input(y) + _masked(self.narrow(inner), masks[2]))
 
         return f
 
@@ -124,10 +124,10 @@ class TransformerCell(nn.Module):
         """Queries, keys and values, each (B, H, T, e)."""
         return tuple(part.unflatten(2, (self.heads, self.head)).transpose(1, 2) for part in x.chunk(3, 2))
 
-    def _before(self, x: Tensor) -> Tensor:
+    def _norm_input(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:]) if self.pre_norm else x
 
-    def _after(self, x: Tensor) -> Tensor:
+    def _norm_output(self, x: Tensor) -> Tensor:
         return x if self.pre_norm else F.layer_norm(x, x.shape[-1:])
 
 

@@ -32,7 +32,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(images, "CHUNK", 2)
-    monkeypatch.setattr(images, "TOGETHER", 7)
+    monkeypatch.setattr(images, "TEST_BATCH", 7)
 
 
 def count(module: torch.nn.Module) -> int:
@@ -75,7 +75,7 @@ def test_so_many_images_are_of_all_classes_and_of_their_colours() -> None:
 
 def test_varied_images_are_moved_and_mirrored() -> None:
     x = torch.arange(1.0, 1 + 3 * 64).view(1, 3, 8, 8).repeat(200, 1, 1, 1)
-    moved = images._varied(x, torch.Generator().manual_seed(0))
+    moved = images._augmented(x, torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(x[0], (4, 4, 4, 4))
     windows = {(down, right): padded[:, down : down + 8, right : right + 8] for down in range(9) for right in range(9)}
     found = []
