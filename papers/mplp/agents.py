@@ -1,7 +1,7 @@
-"""The agents: small networks that hear a message and some numbers, and send a message on.
+"""The agents: small networks that receive a message and some numbers, and send a message on.
 
-Everything stands features first, (features, ...), one column an agent. What an agent hears comes as blocks - the
-message, then scalars - each with its own stored standardiser, which is folded into the first matrices. Blocks are
+All arrays have their features first, (features, ...), and one column an agent. The inputs of an agent come as blocks
+(the message, then scalars), each with its own stored standardiser, which is folded into the first matrices. Blocks are
 broadcast against one another after their first axis.
 """
 
@@ -27,24 +27,24 @@ __all__ = [
 ]
 
 WIDTHS = (80, 40)
-"""Of hidden layers (official code)."""
+"""Widths of the hidden layers (official code)."""
 SMALL = 1e-5
 """Standard deviation below which a block is not scaled (official code)."""
 
 
 BLOCK = 640
-"""Columns that go through an agent's layers together on CPU."""
+"""Columns that go through an agent's layers at once on a CPU."""
 
 
 class Standardiser(NamedTuple):
-    """What is heard is norm * (value + shift), one pair a block; collected before meta-training, not trained."""
+    """An agent's inputs are norm * (value + shift), one pair a block. Collected before meta-training, not trained."""
 
     norm: Float[Array, " 1+n"]
     shift: Float[Array, " 1+n"]
 
 
 class MLP(NamedTuple):
-    """Two hidden layers; the last may lack a bias."""
+    """A network of two hidden layers; the output layer may lack a bias."""
 
     w0: Float[Array, "x H"]
     b0: Float[Array, " H"]
@@ -65,13 +65,13 @@ class GRU(NamedTuple):
     reset_b: Float[Array, " c"]
     new_b: Float[Array, " c"]
     new_x: MLP
-    """x to c."""
+    """From the x inputs to c numbers."""
     new_c: MLP
-    """c to c."""
+    """From the c numbers of the state to c numbers."""
 
 
 class Stateless(NamedTuple):
-    """An agent without state: a network for its message, and where it owns a number one for that number's change."""
+    """An agent without state: a network for its message, and for the change of the number it owns, if it owns one."""
 
     message: MLP
     update: MLP | None = None
@@ -94,7 +94,7 @@ def init_mlp(key: Array, inputs: int, outputs: int, widths: Sequence[int] = WIDT
 
 
 def init_gru(key: Array, inputs: int, carry: int, widths: Sequence[int] = WIDTHS) -> GRU:
-    """Glorot uniform weights, zero biases but those of the gates, which are -1 (official code)."""
+    """Glorot uniform weights; biases of -1 for the gates and 0 elsewhere (official code)."""
     keys = jax.random.split(key, 6)
     gates = [_glorot(k, rows, carry) for k, rows in zip(keys, (inputs, carry, inputs, carry), strict=False)]
     low = jnp.full(carry, -1.0)
@@ -106,7 +106,7 @@ def init_gru(key: Array, inputs: int, carry: int, widths: Sequence[int] = WIDTHS
 
 
 def init_stateless(key: Array, inputs: int, message: int, owner: bool, widths: Sequence[int] = WIDTHS) -> Stateless:
-    """Both networks; without a number of its own an agent has one only."""
+    """Glorot uniform weights, zero biases; only an owner of a number has the second network."""
     keys = jax.random.split(key)
     return Stateless(
         init_mlp(keys[0], inputs, message, widths), init_mlp(keys[1], inputs, 1, widths) if owner else None
@@ -114,7 +114,7 @@ def init_stateless(key: Array, inputs: int, message: int, owner: bool, widths: S
 
 
 def measure(blocks: Sequence[Float[Array, "f ..."]]) -> Standardiser:
-    """Mean and standard deviation over a whole block, all axes."""
+    """The standardiser by mean and standard deviation over all axes of each block."""
     deviations = [block.std() for block in blocks]
     norms = [jnp.where(deviation < SMALL, 1, 1 / jnp.maximum(deviation, SMALL)) for deviation in deviations]
     return Standardiser(jnp.stack(norms), -jnp.stack([block.mean() for block in blocks]))
@@ -127,6 +127,8 @@ def gru(
     carry: Float[Array, "c ..."],
 ) -> Float[Array, "c ..."]:
     """The next state of every agent.
+
+    With inputs u and state a:
 
     k, r = sigmoid(u Wux + a Wuc + bu), sigmoid(u Wrx + a Wrc + br)
     n = tanh(F(u) + G(r a) + bn);  a' = k a + (1 - k) n
@@ -142,13 +144,13 @@ def gru(
     first *= jnp.where(jnp.arange(len(first)) < 2 * size, 0.5, 1).astype(first.dtype)[:, None]
     x, c = agent.new_x, agent.new_c
 
-    def next_state(heard: Float[Array, "x+1 S"], a: Float[Array, "c S"]) -> Float[Array, "c S"]:
-        z = first @ heard
+    def next_state(inputs: Float[Array, "x+1 S"], a: Float[Array, "c S"]) -> Float[Array, "c S"]:
+        z = first @ inputs
         gates = z[: 2 * size] + 0.5 * jnp.concatenate([agent.keep_c, agent.reset_c], 1).T @ a
         keep, reset = jnp.split(0.5 + 0.5 * _tanh(gates), 2)
-        hidden = _tanh(x.w1.T @ _tanh(z[2 * size :]) + x.b1[:, None])
-        kept = _tanh(c.w1.T @ _tanh(c.w0.T @ (reset * a) + c.b0[:, None]) + c.b1[:, None])
-        new = _tanh(jnp.concatenate([x.w2, c.w2]).T @ jnp.concatenate([hidden, kept]) + agent.new_b[:, None])
+        hidden_x = _tanh(x.w1.T @ _tanh(z[2 * size :]) + x.b1[:, None])
+        hidden_c = _tanh(c.w1.T @ _tanh(c.w0.T @ (reset * a) + c.b0[:, None]) + c.b1[:, None])
+        new = _tanh(jnp.concatenate([x.w2, c.w2]).T @ jnp.concatenate([hidden_x, hidden_c]) + agent.new_b[:, None])
         return new + keep * (a - new)
 
     shape = carry.shape[1:]
@@ -158,15 +160,15 @@ def gru(
 def stateless(
     mlp: MLP, standardiser: Standardiser, blocks: Sequence[Float[Array, "f ..."]], shape: tuple[int, ...]
 ) -> Float[Array, "y ..."]:
-    """Outputs of a stateless agent's network: ReLU inside, tanh outside.
+    """Outputs of a stateless agent's network, with ReLU between layers and tanh at the end.
 
     Arguments:
-        shape: Of all axes after the features.
+        shape: Shape of all axes after the features.
     """
     first = _folded(standardiser, blocks, mlp.w0, mlp.b0)
 
-    def outputs(heard: Float[Array, "x+1 S"]) -> Float[Array, "y S"]:
-        z = mlp.w1.T @ jax.nn.relu(first @ heard) + mlp.b1[:, None]
+    def outputs(inputs: Float[Array, "x+1 S"]) -> Float[Array, "y S"]:
+        z = mlp.w1.T @ jax.nn.relu(first @ inputs) + mlp.b1[:, None]
         z = mlp.w2.T @ jax.nn.relu(z)
         return _tanh(z if mlp.b2 is None else z + mlp.b2[:, None])
 
@@ -174,8 +176,8 @@ def stateless(
 
 
 def _in_blocks(function: Callable[..., Float[Array, "y S"]], *columns: Float[Array, "x S"]) -> Float[Array, "y S"]:
-    """The function of all columns. On CPU of so many at a time that what lies between its layers stays in the cache;
-    the reverse pass computes them anew, which is cheaper than to fetch them from memory."""
+    """The function of all columns. A CPU computes blocks of columns whose intermediate values fit into its cache; the
+    reverse pass computes these values again, which is cheaper than fetching them from memory."""
     total = columns[0].shape[1]
     if total <= 2 * BLOCK or jax.default_backend() != "cpu":
         return function(*columns)
@@ -186,18 +188,18 @@ def _in_blocks(function: Callable[..., Float[Array, "y S"]], *columns: Float[Arr
         padded = jnp.pad(rows, ((0, 0), (0, count * width - total)))
         return padded.reshape(-1, count, width).swapaxes(0, 1)
 
-    found = jax.lax.map(lambda part: jax.checkpoint(function)(*part), tuple(map(split, columns)))
-    return found.swapaxes(0, 1).reshape(-1, count * width)[:, :total]
+    outputs = jax.lax.map(lambda part: jax.checkpoint(function)(*part), tuple(map(split, columns)))
+    return outputs.swapaxes(0, 1).reshape(-1, count * width)[:, :total]
 
 
 def _columns(blocks: Sequence[Array], shape: tuple[int, ...]) -> Float[Array, "x+1 S"]:
-    """All blocks and a row of ones, as columns."""
+    """All blocks and a row of ones, one column an agent."""
     rows = [jnp.broadcast_to(block, (len(block), *shape)).reshape(len(block), -1) for block in blocks]
     return jnp.concatenate([*rows, jnp.ones((1, rows[0].shape[1]), rows[0].dtype)])
 
 
 def _folded(standardiser: Standardiser, blocks: Sequence[Array], w: Array, b: Array) -> Float[Array, "y x+1"]:
-    """A dense layer behind the standardiser, for columns of raw blocks and a one."""
+    """The matrix of standardiser and dense layer together, for columns of raw blocks and a one."""
     sizes = jnp.array([len(block) for block in blocks])
     total = sum(len(block) for block in blocks)
     norm, shift = (jnp.repeat(part, sizes, total_repeat_length=total) for part in standardiser)
@@ -211,7 +213,7 @@ def _tanh(x: Array) -> Array:
 
 
 @_tanh.defjvp
-def _tanh_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """From the value alone: nothing else need be kept for the reverse pass."""
+def _tanh_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The derivative from the value of tanh alone, so that nothing else is kept for the reverse pass."""
     y = _tanh(primals[0])
     return y, (1 - y * y) * tangents[0]

@@ -17,7 +17,7 @@ __all__ = ["descend", "train"]
 
 
 def train(config: Baseline, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Lifetimes under gradient descent; nothing is meta-learned."""
+    """Measure lifetimes under gradient descent; nothing is meta-learned."""
     spec = Spec(config.sizes, config.activation, "l2" if config.task == "sinusoid" else "ce")
 
     def learn(rate: Array, layers: tuple[Layer, ...], x: Array, y: Array) -> tuple[Layer, ...]:
@@ -35,11 +35,11 @@ def train(config: Baseline, seeds: Sequence[int], run: Recorder) -> Outcome:
 
 
 def _best_rate(config: Baseline, setting: Setting, learner: Learner, seed: int) -> float:
-    """The rate with which other lifetimes end best; these are measured on training images."""
+    """The learning rate with the best final result on trial lifetimes, which are measured on training images."""
 
     def score(rate: float) -> float:
-        found = lifetimes(setting, learner, jnp.float32(rate), seed, "trial")
-        return float(found["accuracy"][:, -1].mean() if "accuracy" in found else -found["loss"][:, -1].mean())
+        results = lifetimes(setting, learner, jnp.float32(rate), seed, "trial")
+        return float(results["accuracy"][:, -1].mean() if "accuracy" in results else -results["loss"][:, -1].mean())
 
     return max(config.rates, key=score)
 
@@ -47,7 +47,10 @@ def _best_rate(config: Baseline, setting: Setting, learner: Learner, seed: int) 
 def descend(
     spec: Spec, optimiser: optax.GradientTransformation, layers: tuple[Layer, ...], x: Array, y: Array
 ) -> tuple[Layer, ...]:
-    """Networks after each step on the mean over a batch of the loss summed over outputs, along a new first axis."""
+    """Networks after each descent step, stacked along a new first axis.
+
+    The loss is summed over outputs and averaged over a batch.
+    """
 
     def loss(layers: tuple[Layer, ...], x: Array, y: Array) -> Array:
         return elementwise_loss(spec, predict(spec, layers, x), y).sum(-1).mean(-1).sum()  # networks are independent

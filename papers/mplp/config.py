@@ -30,48 +30,48 @@ class MetaTrain:
     """Meta-training of a protocol on lifetimes of T steps (notebooks)."""
 
     task: TaskName = "sinusoid"
-    """What networks learn."""
+    """The task that networks learn."""
     sizes: tuple[int, ...] = (1, 20, 20, 1)
     """Units of each layer of the networks, inputs first."""
     activation: Literal["relu", "sigmoid"] = "relu"
-    """Of hidden layers."""
+    """Activation of hidden layers."""
     message: int = 8
-    """m, numbers in a message."""
+    """m, numbers of a message."""
     hidden: int = 15
-    """h, numbers of an agent's state beside its message; 0 for agents without state."""
+    """h, numbers of an agent's state in addition to its message; 0 for agents without state."""
     shared: bool = False
-    """Whether all weights have one GRU, and all biases."""
+    """Whether all weights share one GRU, and all biases another."""
     widths: tuple[int, int] = (80, 40)
-    """Hidden layers of the agents' networks (official code)."""
+    """Widths of the hidden layers of the agents' networks (official code)."""
     steps: int = 5
     """T, inner steps of a lifetime."""
     longest: int = 0
-    """Steps of the longest lifetime, when lengths are drawn from T to this; 0 for always T."""
+    """Largest number of steps, when the length of lifetimes is drawn from T to it; 0 for always T."""
     examples: int = 10
     """B, examples of an inner step."""
     networks: int = 4
-    """Lifetimes a meta-step."""
+    """Lifetimes in a meta-step."""
     pool: int = 128
-    """Initial networks there are, drawn once; 0 for one that is meta-learned."""
+    """Number of initial networks, drawn once; 0 for a single one that is meta-learned."""
     hint: float = 0.7
-    """rho, weight of the loss on batches just learned against that on held-out examples."""
+    """rho, weight of the loss on the batches just learned; 1 - rho is that of the loss on held-out examples."""
     held_out: int = 50
     """Held-out examples."""
     rounds: int = 1
     """Lifetimes from which statistics are collected."""
     blend: float = 1.0
-    """Weight of each of these against those before."""
+    """Weight of each such lifetime against the preceding ones."""
     train_messages: bool = True
-    """Whether the message networks of agents without state are trained; the official code drops them by a typing
-    error."""
+    """Whether the message networks of agents without state are trained; a typing error in the official code leaves them
+    untrained."""
     rate: float = 1e-4
     """Adam's learning rate."""
     last_rate: float = 1e-4
-    """That at the end; between them it falls geometrically."""
+    """Adam's final learning rate; it falls geometrically."""
     meta_steps: int = 35_869
-    """Meta-steps (of the released parameters)."""
+    """Meta-steps (as for the released parameters)."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         check_sizes(self.task, self.sizes)
@@ -98,21 +98,21 @@ class Evaluate:
     """Lifetimes of new networks on new tasks under a protocol that was meta-trained."""
 
     task: TaskName | None = None
-    """What networks learn; None for what they did in meta-training."""
+    """The task that networks learn; None for the task of meta-training."""
     sizes: tuple[int, ...] = ()
-    """Units of each layer; none for those of meta-training."""
+    """Units of each layer; empty for those of meta-training."""
     activation: Literal["relu", "sigmoid", "step"] | None = None
-    """Of hidden layers; None for that of meta-training."""
+    """Activation of hidden layers; None for the one in meta-training."""
     random_start: bool = False
-    """Whether networks are random although an initial one was meta-learned."""
+    """Whether networks start random although an initial one was meta-learned."""
     steps: int = 0
     """Inner steps; 0 for as many as in meta-training."""
     lifetimes: int = 2000
-    """Lifetimes a seed."""
+    """Lifetimes for each seed."""
     tested: int = 1000
     """Test images on which a network is measured after each step."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "lifetimes", "tested")
@@ -126,10 +126,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Released(Evaluate):
-    """The same under the parameters that the authors released."""
+    """Lifetimes under the parameters that the authors released."""
 
     protocol: Literal["sinusoid", "maml", "mnist"] = "sinusoid"
-    """Which of the three."""
+    """Which of the three released protocols."""
 
 
 @dataclass(frozen=True)
@@ -137,27 +137,27 @@ class Baseline:
     """Adam and gradient descent on the same tasks and networks (notebooks)."""
 
     task: TaskName = "sinusoid"
-    """What networks learn."""
+    """The task that networks learn."""
     sizes: tuple[int, ...] = (1, 20, 20, 1)
     """Units of each layer."""
     activation: Literal["relu", "sigmoid"] = "relu"
-    """Of hidden layers."""
+    """Activation of hidden layers."""
     optimiser: Literal["adam", "sgd"] = "adam"
-    """What changes the weights."""
+    """Optimiser of the weights."""
     rate: float = 0.01
-    """Its learning rate (official code: Adam 0.01, SGD 0.1)."""
+    """Learning rate (official code: Adam 0.01, SGD 0.1)."""
     rates: tuple[float, ...] = ()
-    """Learning rates to choose from by other lifetimes, on training images; none for `rate` as it is."""
+    """Learning rates to choose from by trial lifetimes on training images; empty to use `rate`."""
     steps: int = 5
     """Inner steps."""
     examples: int = 10
     """Examples of an inner step."""
     lifetimes: int = 2000
-    """Lifetimes a seed."""
+    """Lifetimes for each seed."""
     tested: int = 1000
     """Test images on which a network is measured after each step."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         check_sizes(self.task, self.sizes)
@@ -179,7 +179,7 @@ class Maml:
     examples: int = 10
     """Examples of an inner step."""
     networks: int = 4
-    """Tasks a meta-step."""
+    """Tasks in a meta-step."""
     held_out: int = 20
     """Held-out examples."""
     rate: float = 1e-4
@@ -187,9 +187,9 @@ class Maml:
     meta_steps: int = 200_000
     """Meta-steps."""
     lifetimes: int = 2000
-    """Tasks on which it is tested."""
+    """Number of tasks on which the initial network is tested."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products on a GPU."""
+    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
         check_sizes("sinusoid", self.sizes)

@@ -1,4 +1,4 @@
-"""Lifetimes under a protocol: meta-trained here, or released by the authors."""
+"""Measure lifetimes under a protocol that was meta-trained here or released by the authors."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ __all__ = ["deepen", "measure", "train"]
 def train(config: Evaluate, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
     """Test the protocols of a meta-training run."""
     trained: MetaTrain = build(MetaTrain, dict(parent.identity.config), "the meta-training run")
-    every = unflatten_jax(untrained(trained, seeds), parent.parameters)
-    learned = [jax.tree.map(lambda array, index=index: array[index], every) for index in range(len(seeds))]
+    all_learned = unflatten_jax(untrained(trained, seeds), parent.parameters)
+    learned = [jax.tree.map(lambda array, index=index: array[index], all_learned) for index in range(len(seeds))]
     return measure(config, trained, learned, seeds, run)
 
 
@@ -37,7 +37,7 @@ def measure(
     """Test protocols, one for each seed.
 
     Raises:
-        RefigureError: Networks cannot be as asked.
+        RefigureError: The protocol cannot teach the requested networks or task.
     """
     spec = spec_of(trained)
     task = config.task or trained.task
@@ -56,7 +56,7 @@ def measure(
             f"meta-trained with {depth} layers: sizes {spec.sizes} have {spec.depth}; "
             "give as many, or more if it had a hidden one"
         )
-    learned = [deepen(one, spec.depth) for one in learned]
+    learned = [deepen(member, spec.depth) for member in learned]
     setting = Setting(task, spec, config.steps or trained.steps, trained.examples, config.lifetimes, config.tested)
     fixed = not config.random_start and not trained.pool
     if fixed and tuple(spec.sizes) != tuple(trained.sizes):
@@ -74,17 +74,17 @@ def measure(
 
 
 def deepen(learned: Learned, depth: int) -> Learned:
-    """For networks of more layers: each that is added has the agents, factors and statistics of the last hidden one.
+    """A protocol for deeper networks: each added layer has the agents, factors and statistics of the last hidden one.
 
     Arguments:
-        depth: Dense layers, at least as many as there are.
+        depth: Number of dense layers, at least as many as the protocol has.
     """
 
-    def more(layers: tuple) -> tuple:
+    def deepened(layers: tuple) -> tuple:
         return (*layers[:-1], *[layers[-2]] * (depth - len(layers)), layers[-1])
 
     protocol, statistics = learned.protocol, learned.statistics
     return learned._replace(
-        protocol=protocol._replace(layers=more(protocol.layers)),
-        statistics=statistics._replace(layers=more(statistics.layers)),
+        protocol=protocol._replace(layers=deepened(protocol.layers)),
+        statistics=statistics._replace(layers=deepened(statistics.layers)),
     )

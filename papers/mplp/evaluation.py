@@ -1,4 +1,4 @@
-"""Lifetimes of new networks on new tasks, whatever it is that learns: a protocol, gradient descent, MAML."""
+"""Lifetimes of new networks on new tasks under any learner: a protocol, gradient descent, MAML."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,26 +23,26 @@ AGENTS = 20_000
 
 
 class Setting(NamedTuple):
-    """What is measured."""
+    """What is measured: task, networks and numbers of steps, examples and lifetimes."""
 
     task: TaskName
     spec: Spec
     steps: int
-    """T."""
+    """T, inner steps."""
     examples: int
-    """B."""
+    """B, examples of an inner step."""
     lifetimes: int
     tested: int
-    """Test images."""
+    """Number of test images."""
 
 
 class Learner(NamedTuple):
-    """What learns."""
+    """A learning algorithm: how networks start and how they learn."""
 
     start: Callable[[Any, Array, int], tuple[Layer, ...]]
-    """Parameters, key and number to networks."""
+    """From parameters, a key and a number of networks to initial networks."""
     learn: Callable[[Any, tuple[Layer, ...], Array, Array], tuple[Layer, ...]]
-    """Parameters, networks, inputs and targets (T, E, B, ...) to the networks after each step."""
+    """From parameters, networks, inputs and targets (T, E, B, ...) to the networks after each step."""
 
 
 def side_of(spec: Spec) -> int:
@@ -53,10 +53,10 @@ def side_of(spec: Spec) -> int:
 def measure_lifetimes(
     setting: Setting, learner: Learner, params: Sequence[Any], seeds: Sequence[int], run: Recorder
 ) -> Outcome:
-    """Loss or accuracy after 0 to T steps, of so many lifetimes a seed.
+    """Loss or accuracy after 0 to T steps, in all lifetimes of each seed.
 
     Arguments:
-        params: One for each seed.
+        params: Parameters of the learner for each seed.
     """
     members = []
     for index, seed in enumerate(seeds):
@@ -73,83 +73,83 @@ def measure_lifetimes(
 def lifetimes(
     setting: Setting, learner: Learner, params: Any, seed: int, purpose: Literal["test", "trial"] = "test"
 ) -> dict[str, np.ndarray]:
-    """Each measure after each step of each lifetime, (lifetimes, T + 1); and what the first network predicted.
+    """Each measure after each step of each lifetime, (lifetimes, T + 1), and the predictions of the first network.
 
-    Tasks and networks depend on seed, purpose and setting alone: all learners meet the same.
+    Tasks and networks depend on seed, purpose and setting alone, so all learners get the same.
 
     Arguments:
-        purpose: Trials are other tasks; images are then measured on training images.
+        purpose: Trials use other tasks than tests; their accuracy is measured on training images.
     """
     data = ()
     if setting.task != "sinusoid":
         splits = ("train", "test" if purpose == "test" else "train")
         data = tuple(tasks.load_images(setting.task, split, side_of(setting.spec)) for split in splits)
-    every, together = program(setting, learner)
-    keys = jax.random.split(jax_key(seed, purpose, setting.task), setting.lifetimes).reshape(-1, together)
-    return {name: _lifetimes_first(name, value) for name, value in every(params, keys, data).items()}
+    measure_all, batch_size = program(setting, learner)
+    keys = jax.random.split(jax_key(seed, purpose, setting.task), setting.lifetimes).reshape(-1, batch_size)
+    return {name: _lifetimes_first(name, value) for name, value in measure_all(params, keys, data).items()}
 
 
 def program(setting: Setting, learner: Learner) -> tuple[Callable[[Any, Array, Any], dict[str, Array]], int]:
-    """The compiled measurement of all lifetimes, and how many are computed at once.
+    """The compiled measurement of all lifetimes, and the number of lifetimes that it computes at once.
 
-    It takes parameters, keys (rounds, at once), and of images the two splits.
+    The measurement takes parameters, keys (rounds, lifetimes at once), and for images the two splits.
     """
     weights = sum(a * b + b for a, b in zip(setting.spec.sizes[:-1], setting.spec.sizes[1:], strict=True))
-    together = _divisor(setting.lifetimes, max(1, AGENTS // (weights * setting.examples)))
+    batch_size = _divisor(setting.lifetimes, max(1, AGENTS // (weights * setting.examples)))
     measure = _sinusoids if setting.task == "sinusoid" else _images
 
     @jax.jit
-    def every(params: Any, keys: Array, data: Any) -> dict[str, Array]:
-        return jax.lax.map(lambda some: measure(setting, learner, params, some, data), keys)
+    def measure_all(params: Any, keys: Array, data: Any) -> dict[str, Array]:
+        return jax.lax.map(lambda batch_keys: measure(setting, learner, params, batch_keys, data), keys)
 
-    return every, together
-
-
-def _divisor(count: int, most: int) -> int:
-    return max(number for number in range(1, min(count, most) + 1) if count % number == 0)
+    return measure_all, batch_size
 
 
-def _lifetimes_first(name: str, found: Array) -> np.ndarray:
-    """(chunks, T, E) to (lifetimes, T); of the shown predictions the first lifetime alone."""
+def _divisor(count: int, limit: int) -> int:
+    return max(number for number in range(1, min(count, limit) + 1) if count % number == 0)
+
+
+def _lifetimes_first(name: str, values: Array) -> np.ndarray:
+    """From (chunks, T, E) to (lifetimes, T); for the `shown` predictions, the first lifetime alone."""
     if name.startswith("shown"):
-        return np.asarray(found[0], np.float32)
-    return np.asarray(found).swapaxes(1, 2).reshape(-1, found.shape[1])
+        return np.asarray(values[0], np.float32)
+    return np.asarray(values).swapaxes(1, 2).reshape(-1, values.shape[1])
 
 
 def _with_start(start: tuple[Layer, ...], after: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    return jax.tree.map(lambda first, others: jnp.concatenate([first[None], others]), start, after)
+    return jax.tree.map(lambda first, later: jnp.concatenate([first[None], later]), start, after)
 
 
 def _sinusoids(setting: Setting, learner: Learner, params: Any, keys: Array, _: Any) -> dict[str, Float[Array, "T E"]]:
-    """Loss on a grid after 0 to T steps; on the points seen so far after 1 to T; the first network's predictions."""
-    task, start, drawing = _three(keys)
+    """Loss on a grid after 0 to T steps, on the points so far after 1 to T, and the first network's predictions."""
+    task, start, drawing = _split_in_three(keys)
     sinusoids = jax.tree.map(lambda a: a[:, 0], jax.vmap(lambda key: tasks.draw_sinusoids(key, 1))(task))
-    layers = _every(lambda key: learner.start(params, key, 1), start)
-    one = (setting.steps, 1, setting.examples)
-    x, y = jax.vmap(lambda key, wave: tasks.draw_points(key, jax.tree.map(lambda a: a[None], wave), one), out_axes=1)(
+    layers = _start_networks(lambda key: learner.start(params, key, 1), start)
+    shape = (setting.steps, 1, setting.examples)
+    x, y = jax.vmap(lambda key, wave: tasks.draw_points(key, jax.tree.map(lambda a: a[None], wave), shape), out_axes=1)(
         drawing, sinusoids
     )
     x, y = x[:, :, 0], y[:, :, 0]
     networks = _with_start(layers, learner.learn(params, layers, x, y))
     grid = jnp.broadcast_to(jnp.asarray(tasks.GRID)[None, :, None], (len(keys), len(tasks.GRID), 1))
-    found = {"loss": jax.vmap(lambda layers: mean_loss(setting.spec, layers, grid, sinusoids(grid)))(networks)}
+    results = {"loss": jax.vmap(lambda layers: mean_loss(setting.spec, layers, grid, sinusoids(grid)))(networks)}
 
-    def so_far(layers: tuple[Layer, ...], step: Array) -> Array:
-        each = jax.vmap(lambda x, y: mean_loss(setting.spec, layers, x, y))(x, y)
-        old = jnp.arange(setting.steps)[:, None] <= step
-        return (each * old).sum(0) / old.sum()
+    def loss_so_far(layers: tuple[Layer, ...], step: Array) -> Array:
+        batch_losses = jax.vmap(lambda x, y: mean_loss(setting.spec, layers, x, y))(x, y)
+        counted = jnp.arange(setting.steps)[:, None] <= step
+        return (batch_losses * counted).sum(0) / counted.sum()
 
     after = jax.tree.map(lambda array: array[1:], networks)
-    found["seen"] = jax.vmap(so_far)(after, jnp.arange(setting.steps))
+    results["seen"] = jax.vmap(loss_so_far)(after, jnp.arange(setting.steps))
     predictions = jax.vmap(lambda layers: predict(setting.spec, layers, grid))(networks)[:, 0, :, 0]
-    return found | {"shown": jnp.concatenate([predictions, sinusoids(grid)[:1, :, 0]])}
+    return results | {"shown": jnp.concatenate([predictions, sinusoids(grid)[:1, :, 0]])}
 
 
 def _images(setting: Setting, learner: Learner, params: Any, keys: Array, data: Any) -> dict[str, Float[Array, "T E"]]:
-    """Accuracy on some images of the second split after 0 to T steps on images of the first."""
-    choosing, start, drawing = _three(keys)
+    """Accuracy on `tested` images of the second split, after 0 to T steps on images of the first."""
+    choosing, start, drawing = _split_in_three(keys)
     train, unseen = data
-    layers = _every(lambda key: learner.start(params, key, 1), start)
+    layers = _start_networks(lambda key: learner.start(params, key, 1), start)
     x, y = jax.vmap(lambda key: tasks.draw_batches(key, train, (setting.steps, setting.examples)), out_axes=1)(drawing)
     chosen = jax.vmap(lambda key: jax.random.choice(key, len(unseen.x), (setting.tested,), replace=False))(choosing)
     networks = _with_start(layers, learner.learn(params, layers, x, y))
@@ -160,10 +160,10 @@ def _images(setting: Setting, learner: Learner, params: Any, keys: Array, data: 
     return {"accuracy": jax.lax.map(accuracy, networks)}
 
 
-def _three(keys: Array) -> tuple[Array, Array, Array]:
+def _split_in_three(keys: Array) -> tuple[Array, Array, Array]:
     return tuple(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0))
 
 
-def _every(start: Callable[[Array], tuple[Layer, ...]], keys: Array) -> tuple[Layer, ...]:
-    """One network a key, along the first axis."""
+def _start_networks(start: Callable[[Array], tuple[Layer, ...]], keys: Array) -> tuple[Layer, ...]:
+    """One network for each key, along the first axis."""
     return jax.tree.map(lambda array: array[:, 0], jax.vmap(start)(keys))

@@ -1,4 +1,4 @@
-"""A lifetime: a network learns T batches by its protocol; and what meta-training minimises of it."""
+"""A lifetime, in which a network learns T batches by its protocol, and the loss that meta-training minimises."""
 
 from typing import Any
 
@@ -40,39 +40,39 @@ def live(
 
 
 def mean_loss(spec: Spec, layers: tuple[Layer, ...], x: Array, y: Array) -> Float[Array, " E"]:
-    """Of each network: the mean over examples and outputs."""
+    """Loss of each network, averaged over examples and outputs."""
     return elementwise_loss(spec, predict(spec, layers, x), y).mean((-2, -1))
 
 
 def meta_loss(
     spec: Spec,
     after: tuple[Layer, ...],
-    seen: tuple[Array, Array],
-    unseen: tuple[Array, Array],
+    batches: tuple[Array, Array],
+    held_out: tuple[Array, Array],
     hint: float,
     length: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """hint * mean over steps of the loss on a batch just after it was learned + (1 - hint) * the final loss on others.
+    """hint * (mean loss on each batch just after its step) + (1 - hint) * (final loss on held-out examples).
 
     Arguments:
         after: Networks after each step.
-        seen: The batches, (T, E, B, ...).
-        unseen: (E, n, ...).
+        batches: Inputs and targets of each step, (T, E, B, ...).
+        held_out: Inputs and targets of held-out examples, (E, n, ...).
         hint: rho.
-        length: Steps that count; all when left out.
+        length: Number of steps that count; all when left out.
     """
     last = -1 if length is None else length - 1
-    end = mean_loss(spec, jax.tree.map(lambda array: array[last], after), *unseen).mean()
+    end = mean_loss(spec, jax.tree.map(lambda array: array[last], after), *held_out).mean()
     if not hint:
         return end
-    losses = jax.vmap(lambda *args: mean_loss(spec, *args).mean())(after, *seen)
+    losses = jax.vmap(lambda *args: mean_loss(spec, *args).mean())(after, *batches)
     counted = jnp.arange(len(losses)) < (len(losses) if length is None else length)
     return hint * (losses * counted).sum() / counted.sum() + (1 - hint) * end
 
 
-def normalised(slope: Any) -> Any:
-    """Each tensor of a meta-gradient divided by its norm; numbers become signs (official code)."""
-    return jax.tree.map(lambda g: g / (jnp.sqrt((g * g).sum()) + 1e-8), slope)
+def normalised(gradient: Any) -> Any:
+    """The meta-gradient with each tensor divided by its norm; single numbers become signs (official code)."""
+    return jax.tree.map(lambda g: g / (jnp.sqrt((g * g).sum()) + 1e-8), gradient)
 
 
 def collect_statistics(
@@ -83,21 +83,22 @@ def collect_statistics(
     y: Float[Array, "R T 1 B O"],
     rate: float,
 ) -> Statistics:
-    """What agents standardise by: the mean over a lifetime in which each step uses its own; R lifetimes blend in.
+    """Statistics by which agents standardise: means over lifetimes in which each step uses its own statistics.
 
     Arguments:
         layers: One network a lifetime, (R, 1, ...).
-        rate: Weight of a lifetime against what was there before, at first shifts 0 and norms 1.
+        rate: Weight with which each of the R lifetimes is blended into the statistics; these begin with shifts 0 and
+            norms 1.
     """
 
-    def lifetime(statistics: Statistics, one: tuple[tuple[Layer, ...], Array, Array]) -> tuple[Statistics, None]:
-        layers, x, y = one
+    def lifetime(statistics: Statistics, example: tuple[tuple[Layer, ...], Array, Array]) -> tuple[Statistics, None]:
+        layers, x, y = example
 
         def step(state: State, batch: tuple[Array, Array]) -> tuple[State, Statistics]:
             return inner_update(protocol, statistics, spec, state, *batch, collect=True)
 
-        found = jax.lax.scan(step, init_state(spec, layers, x.shape[2]), (x, y))[1]
-        return jax.tree.map(lambda old, new: (1 - rate) * old + rate * new.mean(0), statistics, found), None
+        step_statistics = jax.lax.scan(step, init_state(spec, layers, x.shape[2]), (x, y))[1]
+        return jax.tree.map(lambda old, new: (1 - rate) * old + rate * new.mean(0), statistics, step_statistics), None
 
     start = jax.tree.map(lambda array: array.astype(x.dtype), init_statistics(spec))
     return jax.lax.scan(lifetime, start, (layers, x, y))[0]

@@ -23,7 +23,7 @@ CHUNK = 2_000
 
 
 class Training(NamedTuple):
-    """What meta-training changes; every array has a leading axis of seeds."""
+    """The state of meta-training; every array has a leading axis of seeds."""
 
     start: tuple[Layer, ...]
     optimiser: optax.OptState
@@ -31,7 +31,7 @@ class Training(NamedTuple):
 
 
 def train(config: Maml, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Meta-train an initial network a seed, then test it on new tasks."""
+    """Meta-train one initial network for each seed, then test it on new tasks."""
     spec = Spec(config.sizes)
     adam, descent = optax.adam(config.rate, eps=1e-7), optax.sgd(config.inner_rate)
 
@@ -40,21 +40,21 @@ def train(config: Maml, seeds: Sequence[int], run: Recorder) -> Outcome:
         start = init_network(keys[0], spec)
         return Training(start, adam.init(start), keys[1])
 
-    def every(start: tuple[Layer, ...], count: int) -> tuple[Layer, ...]:
+    def repeat(start: tuple[Layer, ...], count: int) -> tuple[Layer, ...]:
         return jax.tree.map(lambda array: array.repeat(count, 0), start)
 
     def step(state: Training, index: Int32[Array, ""]) -> tuple[Training, Mapping[str, Array]]:
         keys = jax.random.split(jax.random.fold_in(state.key, index), 3)
         sinusoids = tasks.draw_sinusoids(keys[0], config.networks)
-        seen = tasks.draw_points(keys[1], sinusoids, (config.steps, config.networks, config.examples))
-        unseen = tasks.draw_points(keys[2], sinusoids, (config.networks, config.held_out))
+        batches = tasks.draw_points(keys[1], sinusoids, (config.steps, config.networks, config.examples))
+        held_out = tasks.draw_points(keys[2], sinusoids, (config.networks, config.held_out))
 
         def loss(start: tuple[Layer, ...]) -> Array:
-            after = descend(spec, descent, every(start, config.networks), *seen)
-            return mean_loss(spec, jax.tree.map(lambda array: array[-1], after), *unseen).mean()
+            after = descend(spec, descent, repeat(start, config.networks), *batches)
+            return mean_loss(spec, jax.tree.map(lambda array: array[-1], after), *held_out).mean()
 
-        value, slope = jax.value_and_grad(loss)(state.start)
-        updates, optimiser = adam.update(normalised(slope), state.optimiser)
+        value, gradient = jax.value_and_grad(loss)(state.start)
+        updates, optimiser = adam.update(normalised(gradient), state.optimiser)
         return Training(optax.apply_updates(state.start, updates), optimiser, state.key), {"loss": value}
 
     state = scan_train(batch_step(step), batch_seeds(init, seeds), steps=config.meta_steps, chunk=CHUNK, recorder=run)
@@ -64,4 +64,6 @@ def train(config: Maml, seeds: Sequence[int], run: Recorder) -> Outcome:
 
     starts = [jax.tree.map(lambda array, index=index: array[index], state.start) for index in range(len(seeds))]
     setting = Setting("sinusoid", spec, config.steps, config.examples, config.lifetimes, tested=1)
-    return measure_lifetimes(setting, Learner(lambda start, key, count: every(start, count), learn), starts, seeds, run)
+    return measure_lifetimes(
+        setting, Learner(lambda start, key, count: repeat(start, count), learn), starts, seeds, run
+    )

@@ -1,4 +1,4 @@
-"""Meta-training: agents by gradient descent through whole lifetimes."""
+"""Meta-training of agents by gradient descent through whole lifetimes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,16 +34,16 @@ CHUNKS = {"sinusoid": 100, "mnist": 5, "fashion-mnist": 5}
 
 
 class Learned(NamedTuple):
-    """What an evaluation needs."""
+    """Everything that an evaluation needs."""
 
     protocol: Protocol
     statistics: Statistics
     start: tuple[Layer, ...] | None
-    """The initial network where it is meta-learned."""
+    """The initial network, if it is meta-learned."""
 
 
 class Training(NamedTuple):
-    """What meta-training changes, and the pool of networks; every array has a leading axis of seeds."""
+    """The state of meta-training and the pool of networks; every array has a leading axis of seeds."""
 
     learned: Learned
     optimiser: optax.OptState
@@ -58,7 +58,7 @@ def spec_of(config: MetaTrain) -> Spec:
 
 
 def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Meta-train one protocol a seed."""
+    """Meta-train one protocol for each seed."""
     images = None if config.task == "sinusoid" else tasks.load_images(config.task, "train", side_of(spec_of(config)))
     state = batch_seeds(lambda key: begin(config, images, key), seeds)
     step = eqx.Partial(meta_step, config, images)
@@ -68,7 +68,7 @@ def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
 
 
 def untrained(config: MetaTrain, seeds: Sequence[int]) -> Learned:
-    """Of the structure that a run of this configuration ends with."""
+    """Untrained parameters with the structure that a run of this configuration ends with."""
     spec = spec_of(config)
 
     def begin(key: Array) -> Learned:
@@ -80,18 +80,18 @@ def untrained(config: MetaTrain, seeds: Sequence[int]) -> Learned:
 
 
 def begin(config: MetaTrain, images: tasks.Images | None, key: Array) -> Training:
-    """At the start: untrained agents, statistics, a pool of networks or one to be learned."""
+    """The initial state: untrained agents, statistics, and a pool of networks or one network to be learned."""
     spec = spec_of(config)
     keys = jax.random.split(key, 4)
     protocol = init_protocol(keys[0], spec)
     networks = init_network(keys[1], spec, config.pool or 1)
 
-    def one(key: Array) -> tuple[tuple[Layer, ...], Array, Array]:
+    def lifetime(key: Array) -> tuple[tuple[Layer, ...], Array, Array]:
         starting, drawing = jax.random.split(key)
-        seen, _ = draw_lifetimes(config, images, drawing, 1)
-        return init_network(starting, spec) if config.pool else networks, *seen
+        batches, _ = draw_lifetimes(config, images, drawing, 1)
+        return init_network(starting, spec) if config.pool else networks, *batches
 
-    rounds = jax.vmap(one)(jax.random.split(keys[2], config.rounds))
+    rounds = jax.vmap(lifetime)(jax.random.split(keys[2], config.rounds))
     statistics = collect_statistics(protocol, spec, *rounds, config.blend)
     learned = Learned(protocol, statistics, None if config.pool else networks)
     adam = _adam().init(trained_part(config, learned))
@@ -106,17 +106,17 @@ def _choose(networks: tuple[Layer, ...], key: Array, count: int) -> tuple[Layer,
 def draw_lifetimes(
     config: MetaTrain, images: tasks.Images | None, key: Array, count: int
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Batches (T, E, B, ...) and held-out examples (E, n, ...) of so many networks."""
+    """Batches (T, E, B, ...) and held-out examples (E, n, ...) for E = `count` networks."""
     keys = jax.random.split(key, 3)
-    seen, unseen = (max(config.steps, config.longest), count, config.examples), (count, config.held_out)
+    batch_shape, held_out_shape = (max(config.steps, config.longest), count, config.examples), (count, config.held_out)
     if images is None:
         sinusoids = tasks.draw_sinusoids(keys[0], count)
-        return tasks.draw_points(keys[1], sinusoids, seen), tasks.draw_points(keys[2], sinusoids, unseen)
-    return tasks.draw_batches(keys[1], images, seen), tasks.draw_batches(keys[2], images, unseen)
+        return tasks.draw_points(keys[1], sinusoids, batch_shape), tasks.draw_points(keys[2], sinusoids, held_out_shape)
+    return tasks.draw_batches(keys[1], images, batch_shape), tasks.draw_batches(keys[2], images, held_out_shape)
 
 
 def trained_part(config: MetaTrain, learned: Learned) -> Any:
-    """What the optimiser changes: agents, factors on changes, perhaps the initial network; statistics never."""
+    """The parameters that the optimiser changes: agents, factors on changes, and a meta-learned initial network."""
     protocol = learned.protocol
     if not config.train_messages:
         protocol = jax.tree.map(
@@ -146,10 +146,10 @@ def _adam() -> optax.GradientTransformation:
 def meta_step(
     config: MetaTrain, images: tasks.Images | None, state: Training, index: Int32[Array, ""]
 ) -> tuple[Training, Mapping[str, Array]]:
-    """One step of the optimiser on lifetimes of a few networks."""
+    """One step of the optimiser on `networks` lifetimes."""
     spec = spec_of(config)
     keys = jax.random.split(jax.random.fold_in(state.key, index), 3)
-    seen, unseen = draw_lifetimes(config, images, keys[0], config.networks)
+    batches, held_out = draw_lifetimes(config, images, keys[0], config.networks)
     length = jax.random.randint(keys[2], (), config.steps, config.longest + 1) if config.longest else None
 
     def loss(part: Any) -> Array:
@@ -158,12 +158,12 @@ def meta_step(
             start = _choose(state.pool, keys[1], config.networks)
         else:
             start = jax.tree.map(lambda array: array.repeat(config.networks, 0), learned.start)
-        after = live(learned.protocol, learned.statistics, spec, start, *seen)
-        return meta_loss(spec, after, seen, unseen, config.hint, length)
+        after = live(learned.protocol, learned.statistics, spec, start, *batches)
+        return meta_loss(spec, after, batches, held_out, config.hint, length)
 
     part = trained_part(config, state.learned)
-    value, slope = jax.value_and_grad(loss)(part)
-    update, optimiser = _adam().update(normalised(slope), state.optimiser)
+    value, gradient = jax.value_and_grad(loss)(part)
+    update, optimiser = _adam().update(normalised(gradient), state.optimiser)
     rate = config.rate * (config.last_rate / config.rate) ** (index / config.meta_steps)
     part = jax.tree.map(lambda p, u: p - rate * u, part, update)
     learned = _with_trained(config, state.learned, part)

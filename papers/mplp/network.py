@@ -1,10 +1,10 @@
 """Networks whose weights, biases, activations and losses are agents: one step of learning by messages.
 
 The forward pass is the ordinary one. Then messages go backwards: from the loss through each layer, within a dense layer
-first to the biases, then to the weights; every agent hears a message and what its operation saw, and a weight or a bias
-changes by what its agents say.
+first to the biases, then to the weights. Every agent receives a message and the values of its operation in the forward
+pass, and a weight or a bias changes by what its agents propose.
 
-Arrays have the axes (E, B, units): networks, examples, units; weights (E, A, O); what agents hear has its
+Arrays have the axes (E, B, units): networks, examples, units; weights (E, A, O). The inputs of agents have their
 features in front.
 """
 
@@ -31,8 +31,8 @@ __all__ = [
     "ACTIVATIONS",
     "Agents",
     "Carries",
-    "Heard",
     "Layer",
+    "LayerStatistics",
     "Protocol",
     "Spec",
     "State",
@@ -59,31 +59,31 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Spec:
-    """A network and how its agents are made."""
+    """The specification of a network and its agents."""
 
     sizes: tuple[int, ...]
     """Units of each layer, inputs first."""
     activation: Literal["relu", "sigmoid", "step"] = "relu"
-    """Of hidden layers."""
+    """Activation of hidden layers."""
     loss: Literal["l2", "ce"] = "l2"
     """Half the squared error, or softmax and cross-entropy, of each output."""
     message: int = 8
-    """m, numbers in a message."""
+    """m, numbers of a message."""
     hidden: int = 15
-    """h, numbers of an agent's state beside its message; 0 for agents without state."""
+    """h, numbers of an agent's state in addition to its message; 0 for agents without state."""
     shared: bool = False
-    """Whether all weights have one GRU, and all biases."""
+    """Whether all weights share one GRU, and all biases another."""
     widths: tuple[int, int] = WIDTHS
-    """Of the agents' hidden layers."""
+    """Widths of the agents' hidden layers."""
 
     @property
     def depth(self) -> int:
-        """Dense layers."""
+        """Number of dense layers."""
         return len(self.sizes) - 1
 
 
 class Layer(NamedTuple):
-    """A dense layer's numbers, of every network."""
+    """Weights and biases of a dense layer, for every network."""
 
     w: Float[Array, "E A O"]
     b: Float[Array, "E O"]
@@ -98,17 +98,17 @@ class Carries(NamedTuple):
 
 
 class State(NamedTuple):
-    """What learning changes."""
+    """What one step of learning changes: the networks and the states of their agents."""
 
     layers: tuple[Layer, ...]
     carries: tuple[Carries, ...] | None
-    """None for agents without state."""
+    """States of the agents of each layer; None for agents without state."""
     loss: Float[Array, "c E B O"] | None
 
 
 class Agents(NamedTuple):
-    """Of a dense layer: agents of weights and biases (None where shared), factors on their changes, and the agent of
-    the operation after it."""
+    """The agents of a dense layer: of weights and biases (None where shared), with factors on their changes, and of the
+    operation after the layer."""
 
     w: GRU | Stateless | None
     b: GRU | Stateless | None
@@ -126,8 +126,8 @@ class Protocol(NamedTuple):
     shared_b: GRU | None = None
 
 
-class Heard(NamedTuple):
-    """Of what agents of a layer hear, and the mean of what weights and biases say."""
+class LayerStatistics(NamedTuple):
+    """Standardisers of the inputs of a layer's agents, and means of the proposals of its weights and biases."""
 
     w: Standardiser
     b: Standardiser
@@ -137,17 +137,17 @@ class Heard(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Collected once, not trained."""
+    """Statistics of all layers and of the loss; collected once, not trained."""
 
-    layers: tuple[Heard, ...]
+    layers: tuple[LayerStatistics, ...]
     loss: Standardiser
 
 
-# --- what there is at the start ------------------------------------------------------------------------------
+# --- the start -----------------------------------------------------------------------------------------------
 
 
 def init_network(key: Array, spec: Spec, count: int = 1) -> tuple[Layer, ...]:
-    """Normal weights of deviation 0.05, zero biases, of so many networks."""
+    """`count` networks with normal weights of standard deviation 0.05 and zero biases."""
     keys = jax.random.split(key, spec.depth)
     return tuple(
         Layer(KERNEL_DEVIATION * jax.random.normal(k, (count, rows, columns)), jnp.zeros((count, columns)))
@@ -160,12 +160,12 @@ def _has_operation(spec: Spec, layer: int) -> bool:
 
 
 def _scalars(spec: Spec, layer: int) -> int:
-    """That the operation after a dense layer hears: the pre-activation; or z, z - max z, exp and their sum."""
+    """Number of scalars that the operation after a layer receives: z; at the last layer z, z - max z, exp, and sum."""
     return 1 if layer < spec.depth - 1 else 4
 
 
 def init_protocol(key: Array, spec: Spec) -> Protocol:
-    """Untrained agents; factors on changes start at 0.05 / 5 (official code)."""
+    """Untrained agents, with factors of 0.05 / 5 on changes (official code)."""
     m = spec.message
     keys = jax.random.split(key, 3 * spec.depth + 3)
 
@@ -178,21 +178,21 @@ def init_protocol(key: Array, spec: Spec) -> Protocol:
     for index in range(spec.depth):
         kw, kb, ko = keys[3 * index : 3 * index + 3]
         operation = agent(ko, m + _scalars(spec, index), owner=False) if _has_operation(spec, index) else None
-        own = (None, None) if spec.shared else (agent(kw, m + 2, owner=True), agent(kb, m + 2, owner=True))
-        layers.append(Agents(*own, jnp.float32(0.01), jnp.float32(0.01), operation))
+        owners = (None, None) if spec.shared else (agent(kw, m + 2, owner=True), agent(kb, m + 2, owner=True))
+        layers.append(Agents(*owners, jnp.float32(0.01), jnp.float32(0.01), operation))
     shared = [agent(k, m + 2, owner=True) if spec.shared else None for k in keys[-2:]]
     return Protocol(tuple(layers), agent(keys[-3], 4, owner=False), *shared)
 
 
 def init_statistics(spec: Spec) -> Statistics:
-    """Shifts 0, norms 1, means 0."""
+    """Neutral statistics: shifts 0, norms 1, means 0."""
 
     def neutral(scalars: int) -> Standardiser:
         return Standardiser(jnp.ones(1 + scalars), jnp.zeros(1 + scalars))
 
     return Statistics(
         tuple(
-            Heard(
+            LayerStatistics(
                 neutral(2), neutral(2), jnp.float32(0), jnp.float32(0),
                 neutral(_scalars(spec, index)) if _has_operation(spec, index) else None,
             )
@@ -203,7 +203,7 @@ def init_statistics(spec: Spec) -> Statistics:
 
 
 def init_state(spec: Spec, layers: tuple[Layer, ...], batch: int) -> State:
-    """At the start of a lifetime: all agents' states are zero."""
+    """The state at the start of a lifetime: all agents' states are zero."""
     if not spec.hidden:
         return State(layers, None, None)
     c = spec.message + spec.hidden
@@ -225,36 +225,38 @@ def init_state(spec: Spec, layers: tuple[Layer, ...], batch: int) -> State:
 # --- the forward pass ----------------------------------------------------------------------------------------
 
 
-class Seen(NamedTuple):
-    """What the agents of a dense layer and of the operation after it will hear of."""
+class ForwardValues(NamedTuple):
+    """Values of the forward pass that the agents of a dense layer and of the operation after it receive."""
 
     x: Float[Array, "E B A"]
     product: Float[Array, "E B O"]
     z: Float[Array, "E B O"]
 
 
-def _forward(spec: Spec, layers: tuple[Layer, ...], x: Array) -> tuple[Float[Array, "E B O"], tuple[Seen, ...]]:
-    seen = []
+def _forward(
+    spec: Spec, layers: tuple[Layer, ...], x: Array
+) -> tuple[Float[Array, "E B O"], tuple[ForwardValues, ...]]:
+    values = []
     for index, layer in enumerate(layers):
         product = jnp.einsum("ebi,eio->ebo", x, layer.w)
         z = product + layer.b[:, None]
-        seen.append(Seen(x, product, z))
+        values.append(ForwardValues(x, product, z))
         if index < spec.depth - 1:
             x = ACTIVATIONS[spec.activation](z)
         else:
             x = jax.nn.softmax(z) if spec.loss == "ce" else z
-    return x, tuple(seen)
+    return x, tuple(values)
 
 
 def predict(spec: Spec, layers: tuple[Layer, ...], x: Float[Array, "E B A"]) -> Float[Array, "E B O"]:
-    """Outputs; of a classifier, probabilities."""
+    """Outputs of the networks; probabilities if they are classifiers."""
     return _forward(spec, layers, x)[0]
 
 
 def elementwise_loss(
     spec: Spec, prediction: Float[Array, "E B O"], target: Float[Array, "E B O"]
 ) -> Float[Array, "E B O"]:
-    """Half the squared error or the cross-entropy, of each output; never summed here."""
+    """Half the squared error, or the cross-entropy, of each output, without any sum."""
     if spec.loss == "l2":
         return 0.5 * (target - prediction) ** 2
     return -target * jnp.log(jnp.clip(prediction, LEAST, 1 - LEAST))
@@ -272,26 +274,26 @@ def inner_update(
     target: Float[Array, "E B O"],
     collect: bool = False,
 ) -> tuple[State, Statistics]:
-    """One step of learning on one batch.
+    """One step of learning on one batch; returns the new state and statistics.
 
     Arguments:
-        collect: Whether each agent uses, and this returns, statistics of this very step instead of the given ones.
+        collect: Whether agents use, and the function returns, statistics of this step instead of the given ones.
     """
-    prediction, seen = _forward(spec, state.layers, x)
+    prediction, values = _forward(spec, state.layers, x)
     _, message, loss_carry, loss_standardiser = _speak(
         protocol.loss, statistics.loss, _loss_blocks(spec, prediction, target), state.loss, spec.message, collect
     )
-    layers, carries, found = [], [], []
+    layers, carries, layer_statistics = [], [], []
     for index in reversed(range(spec.depth)):
         carry = state.carries[index] if state.carries is not None else Carries(None, None, None)
         message, layer, carry, collected = _dense(
-            protocol, statistics.layers[index], spec, index, state.layers[index], carry, seen[index], message, collect
+            protocol, statistics.layers[index], spec, index, state.layers[index], carry, values[index], message, collect
         )
         layers.append(layer)
         carries.append(carry)
-        found.append(collected)
+        layer_statistics.append(collected)
     after = State(tuple(layers[::-1]), tuple(carries[::-1]) if state.carries is not None else None, loss_carry)
-    return after, Statistics(tuple(found[::-1]), loss_standardiser)
+    return after, Statistics(tuple(layer_statistics[::-1]), loss_standardiser)
 
 
 def _loss_blocks(spec: Spec, p: Array, t: Array) -> list[Float[Array, "1 E B O"]]:
@@ -311,39 +313,40 @@ def _operation_blocks(spec: Spec, index: int, z: Array) -> list[Float[Array, "1 
 
 
 def _dense(
-    protocol: Protocol, statistics: Heard, spec: Spec, index: int, layer: Layer, carry: Carries, seen: Seen,
-    message: Array, collect: bool,
-) -> tuple[Array, Layer, Carries, Heard]:  # fmt: skip
-    """The operation after a dense layer, then its biases, then its weights."""
+    protocol: Protocol, statistics: LayerStatistics, spec: Spec, index: int, layer: Layer, carry: Carries,
+    values: ForwardValues, message: Array, collect: bool,
+) -> tuple[Array, Layer, Carries, LayerStatistics]:  # fmt: skip
+    """Messages through the operation after a dense layer, then its biases, then its weights."""
     agents = protocol.layers[index]
     operation, standardiser_operation = carry.operation, statistics.operation
     if agents.operation is not None:
-        blocks = [message, *_operation_blocks(spec, index, seen.z)]
+        blocks = [message, *_operation_blocks(spec, index, values.z)]
         _, message, operation, standardiser_operation = _speak(
             agents.operation, statistics.operation, blocks, carry.operation, spec.message, collect
         )
     b = layer.b[None, :, None, :]
-    said_b, message, carry_b, standardiser_b = _speak(
-        agents.b or protocol.shared_b, statistics.b, [message, b, seen.product[None]], carry.b, spec.message, collect
+    proposal_b, message, carry_b, standardiser_b = _speak(
+        agents.b or protocol.shared_b, statistics.b, [message, b, values.product[None]], carry.b, spec.message, collect
     )
-    blocks = [message[:, :, :, None, :], layer.w[None, :, None], seen.x[None, :, :, :, None]]
-    said_w, message, carry_w, standardiser_w = _speak(
+    blocks = [message[:, :, :, None, :], layer.w[None, :, None], values.x[None, :, :, :, None]]
+    proposal_w, message, carry_w, standardiser_w = _speak(
         agents.w or protocol.shared_w, statistics.w, blocks, carry.w, spec.message, collect
     )
-    mean_b, mean_w = (said_b.mean(), said_w.mean()) if collect else (statistics.mean_b, statistics.mean_w)
-    changed = Layer(
-        layer.w + agents.scale_w * (said_w.mean(1) - mean_w), layer.b + agents.scale_b * (said_b.mean(1) - mean_b)
+    mean_b, mean_w = (proposal_b.mean(), proposal_w.mean()) if collect else (statistics.mean_b, statistics.mean_w)
+    new_layer = Layer(
+        layer.w + agents.scale_w * (proposal_w.mean(1) - mean_w),
+        layer.b + agents.scale_b * (proposal_b.mean(1) - mean_b),
     )
-    collected = Heard(standardiser_w, standardiser_b, mean_w, mean_b, standardiser_operation)
-    return message.mean(-1), changed, Carries(carry_w, carry_b, operation), collected
+    collected = LayerStatistics(standardiser_w, standardiser_b, mean_w, mean_b, standardiser_operation)
+    return message.mean(-1), new_layer, Carries(carry_w, carry_b, operation), collected
 
 
 def _speak(
     agent: GRU | Stateless | None, standardiser: Standardiser | None, blocks: list[Array], carry: Array | None,
     message: int, collect: bool,
 ) -> tuple[Array, Array, Array | None, Standardiser]:  # fmt: skip
-    """What agents say of the number they own (without meaning where they own none), their message, their next state,
-    and what they standardised by."""
+    """The agents' proposals for the numbers they own (meaningless where they own none), their messages, their next
+    states, and the standardiser they used."""
     assert agent is not None
     assert standardiser is not None
     if collect:
@@ -354,5 +357,5 @@ def _speak(
         return carry[0], carry[-message:], carry, standardiser
     shape = jnp.broadcast_shapes(*(block.shape[1:] for block in blocks))
     sent = stateless(agent.message, standardiser, blocks, shape)
-    said = sent[0] if agent.update is None else stateless(agent.update, standardiser, blocks, shape)[0]
-    return said, sent, None, standardiser
+    proposal = sent[0] if agent.update is None else stateless(agent.update, standardiser, blocks, shape)[0]
+    return proposal, sent, None, standardiser

@@ -1,7 +1,7 @@
 """The authors' released parameters in our implementation.
 
-They come as plain arrays under the names of the authors' code, `L<position>_<W|b>_<array>` and `shared_<W|b>_*`.
-Positions count all operations of a network: a dense layer, its activation or softmax, and at last the loss.
+They are plain arrays with the names of the authors' code, `L<position>_<W|b>_<array>` and `shared_<W|b>_*`.
+Positions count all operations of a network: each dense layer, its activation or softmax, and finally the loss.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from papers.mplp.agents import GRU, MLP, Standardiser, Stateless
 from papers.mplp.config import MetaTrain, Released
 from papers.mplp.evaluate import measure
 from papers.mplp.meta_train import Learned, spec_of
-from papers.mplp.network import Agents, Heard, Layer, Protocol, Spec, Statistics
+from papers.mplp.network import Agents, Layer, LayerStatistics, Protocol, Spec, Statistics
 
 __all__ = ["FILES", "gru_of", "network_of", "protocol_of", "read", "train"]
 
@@ -42,7 +42,7 @@ FILES = {
         ),
     ),
 }  # fmt: skip
-"""Of each protocol its file, the file's SHA-256, and how it was meta-trained."""
+"""For each protocol its file, the file's SHA-256, and the settings of its meta-training."""
 
 
 def train(config: Released, seeds: Sequence[int], run: Recorder) -> Outcome:
@@ -58,20 +58,20 @@ def read(protocol: str) -> Arrays:
     """The arrays of a released protocol, from the folder `mplp` of `REFIGURE_GOLDEN`.
 
     Raises:
-        RefigureError: They are not there or not those.
+        RefigureError: The file is missing or has another checksum.
     """
     name, digest, _ = FILES[protocol]
     folder = os.environ.get("REFIGURE_GOLDEN")
-    help_ = "dvc pull runs/mplp brings the finished runs instead"
+    advice = "dvc pull runs/mplp brings the finished runs instead"
     if not folder:
-        raise RefigureError(f"set REFIGURE_GOLDEN to a folder that holds the released mplp/{name}; {help_}")
+        raise RefigureError(f"set REFIGURE_GOLDEN to a folder that holds the released mplp/{name}; {advice}")
     path = Path(folder).expanduser() / "mplp" / name
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RefigureError(f"{path}: {error.strerror}; it holds the released parameters; {help_}") from None
+        raise RefigureError(f"{path}: {error.strerror}; it holds the released parameters; {advice}") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise RefigureError(f"{path} is not the file of the released parameters (SHA-256 {digest}); {help_}")
+        raise RefigureError(f"{path} is not the file of the released parameters (SHA-256 {digest}); {advice}")
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}
 
@@ -103,7 +103,7 @@ def _standardiser(arrays: Arrays, prefix: str) -> Standardiser | None:
 
 
 def protocol_of(arrays: Arrays, spec: Spec) -> tuple[Protocol, Statistics]:
-    """Agents and statistics of a network of this specification."""
+    """The protocol and its statistics for networks of a specification."""
     layers, statistics = [], []
     for index in range(spec.depth):
         dense, operation = f"L{2 * index}_", f"L{2 * index + 1}_"
@@ -111,10 +111,12 @@ def protocol_of(arrays: Arrays, spec: Spec) -> tuple[Protocol, Statistics]:
         scale_w, scale_b, mean_w, mean_b = (
             jnp.asarray(arrays[f"{dense}{owner}_out{name}"]) for name in ("scale", "mean") for owner in "Wb"
         )
-        own = [_agent(arrays, f"{dense}{owner}_") for owner in "Wb"]
-        layers.append(Agents(*own, scale_w, scale_b, None if last else _agent(arrays, operation)))
-        heard = [_standardiser(arrays, f"{dense}{owner}_") for owner in "Wb"]
-        statistics.append(Heard(*heard, mean_w, mean_b, None if last else _standardiser(arrays, operation)))
+        owners = [_agent(arrays, f"{dense}{owner}_") for owner in "Wb"]
+        layers.append(Agents(*owners, scale_w, scale_b, None if last else _agent(arrays, operation)))
+        standardisers = [_standardiser(arrays, f"{dense}{owner}_") for owner in "Wb"]
+        statistics.append(
+            LayerStatistics(*standardisers, mean_w, mean_b, None if last else _standardiser(arrays, operation))
+        )
     loss = f"L{2 * spec.depth - (spec.loss == 'l2')}_"
     shared = [_agent(arrays, f"shared_{owner}_") for owner in "Wb"]
     return (
@@ -127,6 +129,6 @@ def network_of(arrays: Arrays, spec: Spec, prefix: str = "prior_") -> tuple[Laye
     """A network's weights, with a leading axis of networks."""
     pairs = [(arrays[f"{prefix}L{2 * index}_W"], arrays[f"{prefix}L{2 * index}_b"]) for index in range(spec.depth)]
     return tuple(
-        Layer(*(jnp.asarray(part if single.ndim == 3 else part[None]) for part in (single, bias)))
-        for single, bias in pairs
+        Layer(*(jnp.asarray(part if weight.ndim == 3 else part[None]) for part in (weight, bias)))
+        for weight, bias in pairs
     )

@@ -27,7 +27,7 @@ class Sinusoids(NamedTuple):
     phase: Float[Array, " E"]
 
     def __call__(self, x: Float[Array, "... E B 1"]) -> Float[Array, "... E B 1"]:
-        """Their values."""
+        """Values of the sinusoids."""
         return self.amplitude[:, None, None] * jnp.sin(x + self.phase[:, None, None])
 
 
@@ -41,7 +41,7 @@ def draw_sinusoids(key: Array, count: int) -> Sinusoids:
 
 
 def draw_points(key: Array, sinusoids: Sinusoids, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Inputs from U(-5, 5) and their values; `shape` ends with networks and examples, a last axis of one is added."""
+    """Inputs from U(-5, 5) and their values, (*shape, 1); `shape` ends with the axes of networks and examples."""
     x = jax.random.uniform(key, (*shape, 1), minval=-5, maxval=5)
     return x, sinusoids(x)
 
@@ -54,10 +54,10 @@ class Images(NamedTuple):
 
 
 def load_images(name: ImageSet, split: str, side: int) -> Images:
-    """Grey levels in [0, 1], resized, standardised by mean and deviation of the whole training split at that size."""
-    found = {part: _grey(name, part, side) for part in {"train", split}}
-    mean, deviation = found["train"].mean(), found["train"].std()
-    x = (found[split] - mean) / deviation
+    """Resized images, standardised by mean and standard deviation of the whole training split at that size."""
+    grey = {part: _grey(name, part, side) for part in {"train", split}}
+    mean, deviation = grey["train"].mean(), grey["train"].std()
+    x = (grey[split] - mean) / deviation
     return Images(jnp.asarray(x), jnp.asarray(data.load(name, split)["labels"], jnp.int32))
 
 
@@ -67,7 +67,7 @@ def _grey(name: ImageSet, split: str, side: int) -> Float[np.ndarray, "n A"]:
 
 
 def resize(images: Float[np.ndarray, "n old old"], side: int) -> Float[np.ndarray, "n side side"]:
-    """Bilinear, pixels' centres at half integers, nothing smoothed before (official code)."""
+    """Resize images: bilinear, with pixel centres at half integers and without antialiasing (official code)."""
     old = images.shape[-1]
     if side == old:
         return images
@@ -79,6 +79,6 @@ def resize(images: Float[np.ndarray, "n old old"], side: int) -> Float[np.ndarra
 
 
 def draw_batches(key: Array, images: Images, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Images and one-hot labels, drawn with repetition, with axes `shape` in front."""
+    """Images (*shape, A) and one-hot labels (*shape, 10), drawn with replacement."""
     chosen = jax.random.randint(key, shape, 0, len(images.x))
     return images.x[chosen], jax.nn.one_hot(images.labels[chosen], 10)
