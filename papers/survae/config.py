@@ -11,7 +11,7 @@ class Toy:
     """Planar densities with and without the absolute-value surjection (figure 4)."""
 
     density: Literal["checkerboard", "corners", "eight_gaussians", "four_circles"]
-    """Which density is learned."""
+    """The density that is learned."""
     model: Literal["flow", "absflow"]
     """`flow`: couplings alone; `absflow`: behind the absolute value (official code, experiments/toy)."""
     hidden: tuple[int, ...] = (200, 100)
@@ -21,15 +21,15 @@ class Toy:
     test_size: int = 128_000
     """Test points, drawn once per seed (official commands)."""
     batch_size: int = 128
-    """Points a step (official commands)."""
+    """Points of a gradient step (official commands)."""
     epochs: int = 10
     """Passes over the training points (official commands)."""
     learning_rate: float = 1e-3
-    """Adam's, constant (official commands)."""
+    """Learning rate of Adam, constant (official commands)."""
     grid: int = 500
     """Points a side of the drawn density (official code)."""
     quadrature: int = 800
-    """Points a side of the grid that the integral of the density is computed on (ours)."""
+    """Points a side of the grid on which the integral of the density is computed (ours)."""
 
     def __post_init__(self) -> None:
         for name in ("train_size", "test_size", "batch_size", "epochs", "grid", "quadrature"):
@@ -46,5 +46,5 @@ class Toy:
 
     @property
     def steps(self) -> int:
-        """Gradient steps."""
+        """Number of gradient steps."""
         return self.epochs * (self.train_size // self.batch_size)

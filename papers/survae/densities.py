@@ -36,11 +36,11 @@ class Density:
     log_density: Callable[[Points], Float64[ndarray, " n"]]
     """From points (n, 2) to the exact log-density (n,) in nats, computed in float64."""
     entropy: float
-    """In nats: no model has a smaller expected negative log-likelihood."""
+    """Entropy in nats; no model has a smaller expected negative log-likelihood."""
     mirror_axes: tuple[int, ...] = ()
     """Coordinates whose sign may be flipped alone without changing the density."""
     has_tails: bool = False
-    """Whether it is positive everywhere, with Gaussian tails."""
+    """Whether the density is positive everywhere, with Gaussian tails."""
 
     def support(self, x: Points) -> Bool[ndarray, " n"]:
         """Whether the density is positive at points (n, 2); everywhere, for the two with Gaussian tails."""
@@ -48,7 +48,7 @@ class Density:
 
 
 def _midpoints(rng: Generator, shape: tuple[int, ...]) -> Float64[ndarray, "..."]:
-    """Uniform on the midpoints of $2^{22}$ cells of (0, 1): never an edge when rounded to float32."""
+    """Uniform draws from the midpoints of $2^{22}$ cells of (0, 1), which never round to an edge in float32."""
     return (rng.integers(1 << 22, size=shape) + 0.5) / (1 << 22)
 
 
@@ -119,7 +119,7 @@ def _log_four_circles(x: Points) -> Float64[ndarray, " n"]:
 
     with $\tilde I_0(t) = e^{-t} I_0(t)$, the exponentially scaled Bessel function.
     """
-    from scipy.special import i0e  # here, for the sake of those who import the models only
+    from scipy.special import i0e  # imported here, because the models alone need no SciPy
 
     centres = np.array([(a, b) for a in (-1, 1) for b in (-1, 1)])
     r = np.linalg.norm(np.asarray(x, np.float64)[:, None] - centres, axis=-1)
@@ -144,4 +144,4 @@ DENSITIES: dict[str, Density] = {
         Density("four_circles", _four_circles, _log_four_circles, _H_CIRCLES, mirror_axes=(0, 1), has_tails=True),
     )
 }
-"""In the order of figure 4."""
+"""The densities by name, in the order of figure 4."""

@@ -54,7 +54,7 @@ class Distribution(eqx.Module):
 
 
 class Elementwise(Distribution):
-    """Independent elements; a context is ignored.
+    """Base of distributions with independent elements; a context is ignored.
 
     Arguments:
         shape: The shape of one sample.
@@ -67,7 +67,7 @@ class Elementwise(Distribution):
         raise NotImplementedError
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-        """Independent elements in any shape that the parameters broadcast to."""
+        """Draws independent elements in any shape to which the parameters broadcast."""
         raise NotImplementedError
 
     def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:

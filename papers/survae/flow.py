@@ -1,4 +1,4 @@
-"""Flows: a base distribution seen through layers, and the bounds and units in which they are judged."""
+"""Flows: a base distribution behind layers, and the bounds and units of their likelihood."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -79,7 +79,7 @@ class InverseFlow(Distribution):
     Arguments:
         base: $p(\epsilon)$.
         transforms: The layers, from $\epsilon$ to $x$.
-        context_net: What the layers are given as context is its output for the context.
+        context_net: From the context to the context of the layers; without it the layers get the context itself.
     """
 
     base: Distribution
@@ -126,14 +126,14 @@ def iwbo(flow: Distribution, x: Array, k: int, key: PRNGKeyArray, chunk: int = 1
     r"""The importance-weighted bound with $k$ draws of $z$ per $x$, (B,), in nats.
 
     Arguments:
-        flow: Its ``log_prob`` is one draw of $\log p(x, z) - \log q(z \mid x)$.
+        flow: A distribution whose ``log_prob`` is one draw of $\log p(x, z) - \log q(z \mid x)$.
         x: Data, (B, ...).
         k: The number of draws.
         key: Draws them.
         chunk: How many draws go through the layers at once; bounds the memory.
     """
     keys = jax.random.split(key, k)
-    return importance_bound(jax.lax.map(lambda one: flow.log_prob(x, one), keys, batch_size=min(chunk, k)))
+    return importance_bound(jax.lax.map(lambda draw_key: flow.log_prob(x, draw_key), keys, batch_size=min(chunk, k)))
 
 
 def importance_bound(log_weights: Float[Array, "k B"]) -> Float[Array, " B"]:

@@ -38,7 +38,7 @@ def toy_flow(density: str, key: PRNGKeyArray, hidden: Sequence[int] = (200, 100)
     Raises:
         RefigureError: Unknown density.
     """
-    scale_fn = "exp" if _known(density) == "checkerboard" else "softplus"
+    scale_fn = "exp" if _check_density(density) == "checkerboard" else "softplus"
     return Flow(StandardNormal((2,)), couplings(4, hidden, scale_fn, key))
 
 
@@ -58,7 +58,7 @@ def toy_absflow(density: str, key: PRNGKeyArray, hidden: Sequence[int] = (200, 1
     Raises:
         RefigureError: Unknown density.
     """
-    if _known(density) == "checkerboard":
+    if _check_density(density) == "checkerboard":
         to_unit_square = Affine(scale=(1 / 4, 1 / 8), shift=(0, 1 / 2))
         signed = SignedAbs(MLP(2, hidden, 1, key=key), elements=(0,))
         return Flow(StandardUniform((2,)), [signed, to_unit_square])
@@ -66,7 +66,8 @@ def toy_absflow(density: str, key: PRNGKeyArray, hidden: Sequence[int] = (200, 1
     return Flow(StandardNormal((2,)), [Abs(), *to_plane, *couplings(4, hidden, "softplus", key)])
 
 
-def _known(density: str) -> str:
+def _check_density(density: str) -> str:
+    """Returns the name of a density if it is known, or raises `RefigureError`."""
     if density not in DENSITIES:
         raise RefigureError(f"density {density!r}: {suggest(density, DENSITIES)}")
     return density

@@ -1,4 +1,4 @@
-"""Networks inside the couplings, encoders and decoders, on batches; only dropout uses ``key``."""
+"""Networks of the couplings, encoders and decoders, on batches; only dropout uses ``key``."""
 
 import math
 from collections.abc import Sequence
@@ -99,8 +99,8 @@ class TransformerBlock(eqx.Module):
         d_model: d.
         heads: The number of attention heads, a divisor of d.
         d_ff: The width between $W_1$ and $W_2$.
-        dropout: The rate, also of the attention weights.
-        depth: The number of blocks in the whole; scales the initialisation.
+        dropout: The dropout rate, also of the attention weights.
+        depth: The number of blocks in the whole network; scales the initialisation.
         key: Draws the parameters.
     """
 
@@ -155,8 +155,8 @@ class DenseTransformer(eqx.Module):
         heads: The number of attention heads.
         depth: The number of blocks.
         d_ff: The width of the feed-forward part.
-        dropout: Its rate.
-        length: L, if the points are told apart by a learned positional embedding; otherwise any L will do.
+        dropout: The dropout rate.
+        length: L, if points have a learned positional embedding; without it any L will do.
         key: Draws the parameters.
 
     References:
@@ -218,7 +218,7 @@ class Conv2d(eqx.Module):
         outputs: P.
         size: The side of the kernel, odd.
         key: Draws the parameters.
-        zero: Whether they start at zero.
+        zero: Whether the parameters start at zero.
     """
 
     weight: Float[Array, "P C k k"]
@@ -234,14 +234,14 @@ class Conv2d(eqx.Module):
 
 
 class ResidualDenseBlock(eqx.Module):
-    r"""$x + a + b\,\sigma(c)$, where $(a, b, c)$ sees $x$ and what densely connected layers make of it.
+    r"""$x + a + b\,\sigma(c)$, where $(a, b, c)$ is computed from $x$ and the outputs of densely connected layers.
 
-    Each layer (1x1, ReLU, 3x3, ReLU) sees the input and the outputs of all layers before it.
+    Each layer (1x1, ReLU, 3x3, ReLU) receives the input and the outputs of all preceding layers.
 
     Arguments:
         channels: C, of input and output.
         depth: The number of layers.
-        growth: The channels that each adds.
+        growth: The channels that each layer adds.
         key: Draws the parameters.
     """
 
@@ -271,9 +271,9 @@ class DenseNet(eqx.Module):
     Arguments:
         inputs: C.
         outputs: P.
-        mid: The channels between.
+        mid: The channels inside the net.
         blocks: The number of blocks.
-        depth: The layers in each.
+        depth: The layers in each block.
         growth: The channels that each layer adds.
         key: Draws the parameters.
 

@@ -1,4 +1,4 @@
-"""Bijections that move entries about: nothing is stretched, so they contribute nothing."""
+"""Bijections that only move entries: volumes stay the same, so their likelihood contribution is zero."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ __all__ = ["Permute", "Reverse", "Shuffle", "Squeeze2d"]
 
 
 class _Rearrange(Transform):
-    """What the layers below share: $\\mathcal V = 0$."""
+    """Base of all layers that only move entries, with $\\mathcal V = 0$."""
 
     def rearrange(self, x: Array) -> Array:
         raise NotImplementedError
@@ -64,7 +64,7 @@ class Permute(_Rearrange):
     """Reorders axes: ``Permute(2, 1)`` takes (B, L, C) to (B, C, L).
 
     Arguments:
-        dims: For every axis of the result but the batch, the input's axis.
+        dims: The input's axis for every axis of the result, without the batch axis.
     """
 
     dims: tuple[int, ...] = eqx.field(static=True)

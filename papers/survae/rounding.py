@@ -1,7 +1,7 @@
 """Rounding, a surjection between integers and reals, in both directions.
 
-Generation that rounds is dequantization seen from the other side: it gives discrete data a (bounded)
-likelihood under a continuous model.
+Where generation rounds, inference dequantizes: this gives discrete data a (bounded) likelihood under a
+continuous model.
 """
 
 import math
@@ -25,7 +25,7 @@ class Dequantization(Transform):
     $$ z = (x + u) / K, \quad u \sim q(u \mid x) \text{ on } [0, 1)^D, \qquad x = \lfloor K z \rfloor, \qquad
     \mathcal V = -\log q(u \mid x) - D \log K $$
 
-    Takes integers in $0 \dots K - 1$ to reals in $[0, 1)$; generation clamps what lies outside.
+    Takes integers in $0 \dots K - 1$ to reals in $[0, 1)$; generation clamps values outside.
 
     Attributes:
         levels: K.

@@ -36,9 +36,10 @@ __all__ = [
 ]
 
 
-def demand_exact(decoder: Distribution, who: object) -> None:
+def demand_exact(decoder: Distribution, layer: object) -> None:
+    """Raise `RefigureError` if the decoder of a layer is only a bound."""
     if not decoder.exact:
-        raise RefigureError(f"{type(who).__name__} needs an exact decoder, {type(decoder).__name__} is a bound")
+        raise RefigureError(f"{type(layer).__name__} needs an exact decoder, {type(decoder).__name__} is a bound")
 
 
 class Abs(Transform):
@@ -118,7 +119,7 @@ def take_elements(x: Array, order: Array) -> Array:
 
 
 def random_order(key: PRNGKeyArray, x: Array) -> Int[Array, "B L"]:
-    """A uniform permutation of the last axis for every sample."""
+    """A uniformly random permutation of the last axis for every sample."""
     return jnp.argsort(jax.random.uniform(key, (x.shape[0], x.shape[-1])))
 
 
@@ -163,12 +164,12 @@ class Max(Transform):
         return jnp.moveaxis(d, 1, -1)
 
     def split(self, x: Array) -> tuple[Array, Array, Int[Array, "B ..."]]:
-        """The maximum $z$, the differences $d$ as the decoder sees them, and $k$."""
+        """The maximum $z$, the differences $d$ in the decoder's layout, and the index $k$."""
         values = self._gather(x)
         k = jnp.argmax(values, -1)[..., None]
-        others = np.arange(self.size - 1)
+        slots = np.arange(self.size - 1)
         z = jnp.take_along_axis(values, k, -1)
-        d = z - jnp.take_along_axis(values, others + (others >= k), -1)
+        d = z - jnp.take_along_axis(values, slots + (slots >= k), -1)
         return z[..., 0], self._stack(d), k[..., 0]
 
     def merge(self, z: Array, d: Array, k: Int[Array, "B ..."]) -> Array:

@@ -28,13 +28,13 @@ CHUNK = 250
 EXTENT = 4.0
 """Figure 4 shows the square [-4, 4]^2."""
 EVALUATION_BATCH = 4_000
-"""Points evaluated at once; few enough for the activations to stay in a CPU's cache."""
+"""Points that are evaluated at once; few enough for the activations to stay in a CPU's cache."""
 TAIL = 1e-3
-"""True probability left outside of what counts as the support of a density with tails."""
+"""True probability outside the region that counts as the support of a density with tails."""
 
 
 class State(NamedTuple):
-    """What training changes; every array has a leading axis of seeds."""
+    """The state of training; every array has a leading axis of seeds."""
 
     model: Flow
     optimiser: optax.OptState
@@ -43,7 +43,7 @@ class State(NamedTuple):
 def train(config: Toy, seeds: Sequence[int], run: Recorder) -> Outcome:
     """Train one model per seed and evaluate it on fresh test points.
 
-    Members of the batch share nothing: each has its own initial weights, data and order.
+    Models of the batch share nothing: each has its own initial weights, data and order of data.
     """
     density = DENSITIES[config.density]
     points = np.stack([density.sample(config.train_size, numpy_rng(seed, "train")) for seed in seeds])
@@ -88,7 +88,7 @@ def _order(config: Toy, seed: int) -> np.ndarray:
 
 
 def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int]) -> Outcome:
-    """Test likelihood, and how well each model keeps mass and symmetry; the drawn densities."""
+    """Test likelihood, errors of mass and symmetry, and the drawn density of each model."""
     test = np.stack([density.sample(config.test_size, numpy_rng(seed, "test")) for seed in seeds])
     test_log_prob = _log_prob(models, test)
     axis = (np.arange(config.grid) + 0.5) / config.grid * 2 * EXTENT - EXTENT
@@ -119,7 +119,7 @@ def _evaluate(config: Toy, density: Density, models: Flow, seeds: Sequence[int])
 
 
 def _log_prob(models: Flow, x: np.ndarray, overflow: np.ndarray | bool = False) -> np.ndarray:
-    """Log-density of points (S, n, 2), or of the same (n, 2), under each of S models: (S, n), float32.
+    """Log-density (S, n), float32, under each of S models, of points (S, n, 2), or of points (n, 2) for all models.
 
     Where `overflow` (n,) allows it, a log-density may be NaN.
 
@@ -132,10 +132,10 @@ def _log_prob(models: Flow, x: np.ndarray, overflow: np.ndarray | bool = False) 
 
     shared = x.ndim == 2
     evaluate = eqx.filter_jit(eqx.filter_vmap(member, in_axes=(eqx.if_array(0), None if shared else 0)))
-    found = np.asarray(evaluate(models, jnp.asarray(x, jnp.float32)))
-    if (np.isnan(found) & ~np.asarray(overflow)).any():
+    log_densities = np.asarray(evaluate(models, jnp.asarray(x, jnp.float32)))
+    if (np.isnan(log_densities) & ~np.asarray(overflow)).any():
         raise RefigureError("a trained model has a log-density that is NaN; the last checkpoint is kept")
-    return found
+    return log_densities
 
 
 def _quadrature(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -166,9 +166,9 @@ def _share_outside(density: Density, samples: np.ndarray, test: np.ndarray) -> f
 
 
 def _asymmetry(density: Density, drawn: np.ndarray, area: float) -> float:
-    """Total variation between a drawn density (G, G) and what the true symmetry makes of it, at worst over axes.
+    """Total variation between a drawn density (G, G) and its image under the true symmetry; the largest over axes.
 
-    For mirror axes that is the density's mirror image. The checkerboard's mirror image is its complement in the
+    For mirror axes the image is the mirror image. The checkerboard's mirror image is its complement in the
     square, so there the density plus its mirror image along x1 is compared with the uniform one.
     """
     if density.mirror_axes:

@@ -13,9 +13,9 @@ from common.errors import RefigureError
 __all__ = ["Compose", "Context", "Inferred", "Key", "Transform", "constant", "demand_key", "sum_except_batch"]
 
 Key = PRNGKeyArray | None
-"""Randomness for the layers that draw; nothing else needs any."""
+"""Random key for layers that draw; all other layers need none."""
 Context = Shaped[Array, "B ..."] | None
-"""What a conditional layer or distribution is given beside its input."""
+"""Further input of a conditional layer or distribution."""
 Inferred = tuple[Shaped[Array, "B ..."], Float[Array, " B"]]
 """A latent $z$ and the likelihood contribution $\\mathcal V$ of every sample."""
 
@@ -31,14 +31,14 @@ def constant(x: Shaped[Array, "B ..."], value: float | Array) -> Float[Array, " 
     return jnp.full(x.shape[0], value, dtype)
 
 
-def demand_key(key: Key, who: object) -> PRNGKeyArray:
-    """The key, if there is one.
+def demand_key(key: Key, layer: object) -> PRNGKeyArray:
+    """Returns the key.
 
     Raises:
-        RefigureError: There is none, and ``who`` is about to draw at random.
+        RefigureError: The key is None, but ``layer`` draws at random.
     """
     if key is None:
-        raise RefigureError(f"{type(who).__name__} draws at random here: pass key=jax.random.key(seed)")
+        raise RefigureError(f"{type(layer).__name__} draws at random here: pass key=jax.random.key(seed)")
     return key
 
 
@@ -48,12 +48,12 @@ class Transform(eqx.Module):
     $$ \log p(x) \simeq \log p(z) + \mathcal V(x, z) + \mathcal E(x, z), \qquad z \sim q(z \mid x) $$
 
     *Inference* (``forward``) goes from data $x$ to latent $z$, *generation* (``inverse``) back. Either may be
-    random: a bijection has neither random, a surjection one, a stochastic layer both. A random direction
-    needs ``key``; layers without use for ``key`` or ``context`` ignore them. Every layer is a pytree whose
+    random: in a bijection neither direction is, in a surjection one, in a stochastic layer both. A random direction
+    needs ``key``; layers that do not use ``key`` or ``context`` ignore them. Every layer is a pytree whose
     arrays are its trainable parameters; all else is static.
 
     Attributes:
-        exact: Whether the bound gap $\mathcal E$ is zero, so that $\mathcal V$ is all there is.
+        exact: Whether the bound gap $\mathcal E$ is zero, so that the likelihood is exact.
 
     References:
         | SurVAE Flows: Surjections to Bridge the Gap between VAEs and Flows (Nielsen et al., 2020),
@@ -127,7 +127,7 @@ class Compose(Transform):
         return z
 
     def initialise(self, x: Array, *, key: Key = None, context: Context = None) -> "Compose":
-        """Initialises the layers first to last, each on what the ones before it make of $x$."""
+        """Initialises the layers first to last, each on the output of the preceding layers for $x$."""
         layers = []
         for layer, layer_key in zip(self.layers, self._keys(key), strict=True):
             layers.append(layer.initialise(x, key=layer_key, context=context))
