@@ -82,6 +82,11 @@ def train(
         for value in model.parameters():
             value.grad = torch.zeros_like(value)
         optimiser.step()
+        held = {name.split("/")[1] for name in flat if name.startswith("optimiser/")}
+        for name, value in model.named_parameters():
+            value.grad = None
+            if name not in held:  # no step has given it a gradient yet
+                optimiser.state.pop(value, None)
         model.load_state_dict(before)
         tree = unflatten(state(), flat)
         model.load_state_dict(tree["model"])
