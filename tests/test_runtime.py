@@ -127,11 +127,14 @@ def test_the_description_is_json_and_true() -> None:
 
 
 def test_a_paper_in_one_framework_does_not_import_the_other() -> None:
-    source = (
-        "import sys; from common.run import checkpoint, command, runtime; from common.train import loop, seeding, trees; "
-        "runtime.settle(1); runtime.choose_device(); runtime.device_name(); runtime.reuse_memory(); runtime.describe(); "
-        "runtime.peak_memory('device'); seeding.numpy_rng(0); assert not {'jax', 'torch'} & sys.modules.keys()"
-    )
+    source = """
+import sys
+from common.run import checkpoint, command, runtime
+from common.train import loop, seeding, trees
+runtime.settle(1), runtime.choose_device(), runtime.device_name(), runtime.reuse_memory(), runtime.describe()
+runtime.peak_memory("device"), seeding.numpy_rng(0)
+assert not {"jax", "torch"} & sys.modules.keys()
+"""
     subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=True)
 
 
