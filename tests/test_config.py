@@ -1,26 +1,18 @@
 """Configurations from untrusted text: what is wrong is named with its place, what is right comes back the same."""
 
 import contextlib
-import copy
 import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonschema
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import common
 from common.errors import RefigureError
-from common.report import schemas
-from common.room import spec
-from common.room.config import build, canonical, json_schema, override, parse_scalar, read_yaml, to_dict
-
-HOME = Path(common.__file__).resolve().parents[1]
+from common.room.config import build, canonical, override, parse_scalar, read_yaml, to_dict
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"rate": 1, "kind": "absfow"},
         r"kind: 'absfow' is not one of the choices; did you mean 'absflow'",
     ),
-    "no member of a union": ({"rate": 1, "size": "some"}, r"size: expected an integer.*; or 'some' is not one of"),
+    "no member of a union": ({"rate": 1, "size": "few"}, r"size: expected an integer.*; or 'few' is not one of"),
     "nothing": ({"rate": None}, r"rate: expected a number, got None"),
     "text for an optional": ({"rate": 1, "stop": "x"}, r"stop: expected an integer"),
     "the class's own check": ({"rate": 13}, r"room\.yaml: rate 13 is unlucky"),
@@ -136,11 +128,6 @@ def test_a_configuration_survives_plain_data(model: Model) -> None:
     assert canonical(to_dict(build(Model, plain, "x"))) == canonical(plain)
 
 
-@given(models)
-def test_what_is_built_fits_the_schema(model: Model) -> None:
-    jsonschema.Draft202012Validator(json_schema(Model, "m")).validate(json.loads(canonical(to_dict(model))))
-
-
 leaves = st.none() | st.booleans() | st.integers() | finite | st.text(max_size=5)
 trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
 
@@ -169,7 +156,6 @@ YAML_FAULTS = {
     "code": ("!!python/object/apply:os.system [true]\n", "could not determine a constructor"),
     "no such day": ("day: 2020-13-45\n", "not YAML: month"),
     "a mapping that is none": ("a: !!map [1, 2]\n", "mapping"),
-    "too deep": ("[" * 2000, "nested too deeply"),
 }
 
 
@@ -200,9 +186,7 @@ def test_missing_foreign_and_unreadable_files_are_named(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_typed_values(text: str, value: Any) -> None:
-    found = parse_scalar(text)
-    assert found == value
-    assert type(found) is type(value)
+    assert (parse_scalar(text), type(parse_scalar(text))) == (value, type(value))
 
 
 def test_overrides_leave_the_original_alone() -> None:
@@ -220,58 +204,3 @@ def test_an_override_without_key_or_value_is_refused(text: str) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.booleans())
 def test_numbers_typed_come_through(value: Any) -> None:
     assert override({}, [f"x={str(value).lower()}"])["x"] == value
-
-
-def test_committed_schemas_are_the_dataclasses() -> None:
-    folder = HOME / "workflow" / "schemas"
-    assert {path.name: path.read_text() for path in folder.glob("*.json")} == schemas.texts()
-
-
-def test_schemas_are_written_where_editors_look(tmp_path: Path) -> None:
-    assert {path.relative_to(tmp_path).as_posix(): path.read_text() for path in schemas.write(tmp_path)} == {
-        f"workflow/schemas/{name}": text for name, text in schemas.texts().items()
-    }
-
-
-REAL = [(path, name) for name in ("paper", "claims") for path in sorted(HOME.glob(f"papers/*/{name}.yaml"))]
-
-
-def checker(name: str) -> jsonschema.Draft202012Validator:
-    schema = json.loads(schemas.texts()[f"{name}.schema.json"])
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
-
-
-@pytest.mark.parametrize(("path", "name"), REAL, ids=lambda value: str(getattr(value, "parent", value))[-12:])
-def test_real_documents_fit_schema_and_dataclass(path: Path, name: str) -> None:
-    document = read_yaml(path)
-    checker(name).validate(document)
-    build(spec.Paper if name == "paper" else schemas.Claims, document, path.name)
-
-
-BROKEN: list[tuple[str, tuple[Any, ...], Any]] = [
-    ("paper", ("titel",), "x"),
-    ("paper", ("title",), 3),
-    ("paper", ("experiments", "toy", "threads"), "two"),
-    ("paper", ("experiments", "toy", "scales", "tiny"), {"seeds": [0]}),
-    ("paper", ("experiments", "toy", "scales", "cpu", "seeds"), [0, "1"]),
-    ("paper", ("experiments", "toy", "scales", "cpu", "seed"), [0]),
-    ("paper", ("figures", "figure4"), []),
-    ("claims", ("claims", 0, "kind"), "guess"),
-    ("claims", ("claims", 0, "source", "how"), "heard"),
-    ("claims", ("claims", 0, "published"), {"error": 1}),
-    ("claims", ("claims", 0, "better"), None),
-    ("claims", ("claims", 4, "tolerance", "absolut"), 1),
-]
-
-
-@pytest.mark.parametrize(("name", "place", "value"), BROKEN, ids=lambda value: str(value)[:40])
-def test_schema_and_dataclass_refuse_the_same(name: str, place: tuple[Any, ...], value: Any) -> None:
-    document = copy.deepcopy(yaml.safe_load((HOME / "papers" / "survae" / f"{name}.yaml").read_text()))
-    inner = document
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    assert not checker(name).is_valid(document)
-    with pytest.raises(RefigureError, match=str(place[-1])):
-        build(spec.Paper if name == "paper" else schemas.Claims, document, "document")

@@ -1,0 +1,64 @@
+"""The documents of the rooms: their schemas for editors and the dataclasses that read them agree."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema
+import pytest
+import yaml
+
+import common
+from common.errors import RefigureError
+from common.room import spec
+from common.room.config import build, read_yaml
+from common.verdict.claims import Claim
+
+HOME = Path(common.__file__).resolve().parents[1]
+KINDS = {"paper": spec.Paper, "claims": dict[Literal["claims"], list[Claim]]}
+REAL = [(path, name) for name in KINDS for path in sorted(HOME.glob(f"papers/*/{name}.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def checkers() -> dict[str, jsonschema.Draft202012Validator]:
+    schemas = {name: json.loads((HOME / f"workflow/schemas/{name}.schema.json").read_text()) for name in KINDS}
+    for schema in schemas.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    return {name: jsonschema.Draft202012Validator(schema) for name, schema in schemas.items()}
+
+
+@pytest.mark.parametrize(("path", "name"), REAL, ids=lambda value: str(getattr(value, "parent", value))[-12:])
+def test_documents_fit_schema_and_dataclass(checkers: dict[str, Any], path: Path, name: str) -> None:
+    document = read_yaml(path)
+    checkers[name].validate(document)
+    build(KINDS[name], document, path.name)
+
+
+BROKEN: list[tuple[str, tuple[Any, ...], Any]] = [
+    ("paper", ("titel",), "x"),
+    ("paper", ("title",), 3),
+    ("paper", ("experiments", "toy", "threads"), "two"),
+    ("paper", ("experiments", "toy", "scales", "tiny"), {"seeds": [0]}),
+    ("paper", ("experiments", "toy", "scales", "cpu", "seeds"), [0, "1"]),
+    ("paper", ("experiments", "toy", "scales", "cpu", "seed"), [0]),
+    ("paper", ("figures", "figure4"), []),
+    ("claims", ("claims", 0, "kind"), "guess"),
+    ("claims", ("claims", 0, "source", "how"), "heard"),
+    ("claims", ("claims", 0, "published"), {"error": 1}),
+    ("claims", ("claims", 0, "better"), None),
+    ("claims", ("claims", 4, "tolerance", "absolut"), 1),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value"), BROKEN, ids=lambda value: str(value)[:40])
+def test_schema_and_dataclass_refuse_the_same(
+    checkers: dict[str, Any], name: str, place: tuple[Any, ...], value: Any
+) -> None:
+    document = yaml.safe_load((HOME / f"papers/survae/{name}.yaml").read_text())
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    assert not checkers[name].is_valid(document)
+    with pytest.raises(RefigureError, match=str(place[-1])):
+        build(KINDS[name], document, "document")
