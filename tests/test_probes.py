@@ -32,10 +32,10 @@ def test_logistic_is_the_optimum_that_scipy_finds() -> None:
         assert w.grad is not None
         return loss.item(), w.grad.numpy()
 
-    found = minimize(objective, np.zeros(18), jac=True, method="BFGS", options={"gtol": 1e-9})
-    ours = np.concatenate([probe.weight.ravel(), probe.bias])
-    assert objective(ours)[0] == pytest.approx(found.fun, rel=1e-9)
-    np.testing.assert_allclose(ours[:15], found.x[:15], atol=1e-4)  # the bias has a free common shift
+    optimum = minimize(objective, np.zeros(18), jac=True, method="BFGS", options={"gtol": 1e-9})
+    fitted = np.concatenate([probe.weight.ravel(), probe.bias])
+    assert objective(fitted)[0] == pytest.approx(optimum.fun, rel=1e-9)
+    np.testing.assert_allclose(fitted[:15], optimum.x[:15], atol=1e-4)  # the bias has a free common shift
     assert probe.bias.sum().item() == pytest.approx(0, abs=1e-6)
 
 
@@ -80,12 +80,13 @@ def test_minibatch_probe_reaches_the_optimum_and_repeats_itself() -> None:
             return torch.optim.SGD(parameters, 0.1, momentum=0.9, nesterov=True)
 
         generator = torch_generator(0, name)
-        return fit_minibatch(train, sgd, steps=400, batch=64, generator=generator, cosine=True)(test[0])
+        return fit_minibatch(train, sgd, steps=150, batch=64, generator=generator, cosine=True)(test[0])
 
-    assert torch.equal(fit("a"), fit("a"))
-    assert not torch.equal(fit("a"), fit("b"))
+    logits = fit("a")
+    assert torch.equal(fit("a"), logits)
+    assert not torch.equal(fit("b"), logits)
     converged = fit_logistic(train, 0.0, standardise=False, max_iter=50)
-    accuracy = (fit("a").argmax(1).numpy() == test[1]).mean()
+    accuracy = (logits.argmax(1).numpy() == test[1]).mean()
     assert accuracy == pytest.approx(converged.accuracy(*test), abs=0.02)
     assert accuracy > 0.9
 
@@ -94,8 +95,8 @@ def test_minibatch_probe_reaches_the_optimum_and_repeats_itself() -> None:
 @pytest.mark.parametrize("temperature", [None, 0.1])
 def test_neighbours_by_brute_force(metric: str, temperature: float | None) -> None:
     (x, y), (queries, _) = blobs("bank", n=60, noise=3), blobs("queries", n=40, noise=3)
-    found = knn_predict((x, y), queries, 7, temperature=temperature, metric=metric, rows=16)  # type: ignore[arg-type]
-    for query, ours in zip(queries, found.tolist(), strict=True):
+    predicted = knn_predict((x, y), queries, 7, temperature=temperature, metric=metric, rows=16)  # type: ignore[arg-type]
+    for query, label in zip(queries, predicted.tolist(), strict=True):
         if metric == "cosine":
             close = x @ query / np.linalg.norm(x, axis=1) / np.linalg.norm(query)
         else:
@@ -104,7 +105,7 @@ def test_neighbours_by_brute_force(metric: str, temperature: float | None) -> No
         weights = np.ones(7) if temperature is None else np.exp(close[nearest] / temperature)
         votes = np.bincount(y[nearest], weights, minlength=3)
         tied = np.flatnonzero(np.isclose(votes, votes.max(), rtol=1e-12))
-        assert ours == next(label for label in y[nearest] if label in tied)
+        assert label == next(near for near in y[nearest] if near in tied)
 
 
 def test_one_neighbour_remembers_its_bank() -> None:
