@@ -10,7 +10,7 @@ The centre θ is a pytree of arrays. Generation t draws ε_1 ... ε_{N/2} ~ N(0,
     params = Params(sigma=0.1, lr=0.2, sigma_decay=0.999, sigma_min=0.01, lr_decay=0.995, lr_min=0.001)
     state = es.init(key, centre, params)
 
-    def step(state, index):  # for common.loop_jax.scan_train
+    def step(state, index):  # for common.train.jax.scan_train
         population = es.ask(state)
         fitness = jax.vmap(evaluate)(population)
         return es.tell(state, fitness, params), {"fitness": fitness.mean()}
