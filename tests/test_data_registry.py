@@ -1,5 +1,6 @@
 """The registry is complete and consistent, cheap to import, and the committed DVC files agree with it."""
 
+import configparser
 import dataclasses
 import re
 import subprocess
@@ -7,77 +8,80 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from common.data import dvcfiles, registry
+from common import data
 from common.data.decoders import DECODERS
 from common.errors import RefigureError
 
 ROOT = Path(__file__).parents[1]
-EVERY = sorted(registry.DATASETS)
-OFFICIAL = ("mnist", "fashion-mnist", "omniglot", "cifar10", "ptb", "fsdd", "tiny-imagenet")
+NAMES = sorted(data.DATASETS)
+OFFICIAL = {"mnist", "fashion-mnist", "omniglot", "omniglot-runs", "cifar10", "ptb", "fsdd", "tiny-imagenet"}
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_entry_is_complete(name: str) -> None:
-    entry = registry.get(name)
-    assert entry.name == name
-    assert entry.title
-    assert entry.licence
-    assert entry.citation
-    assert entry.splits
+    entry = data.get(name)
+    for text in (entry.title, entry.arrays, entry.licence, entry.citation, *entry.splits):
+        assert isinstance(text, str)
+        assert text
     assert entry.homepage.startswith("http")
     for source in entry.sources:
         assert source.decoder in DECODERS
         for raw in source.files:
             assert Path(raw.name).name == raw.name
-            assert raw.pinned or entry.content, "neither the file nor its content is pinned"
+            assert raw.identity or entry.content, "neither the file nor what it decodes to is pinned"
             assert raw.md5 is None or re.fullmatch(r"[0-9a-f]{32}", raw.md5)
             assert raw.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", raw.sha256)
+            assert raw.size is None or raw.size > 0
             assert all(re.match(r"https?://", url) for url in raw.urls)
-    for digest in entry.content.values():
-        assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    for key, pinned in entry.content.items():
+        assert key.split("/")[0] in entry.splits
+        assert re.fullmatch(r"[0-9a-f]{64} u?int\d+\[\d+(,\d+)*\]", pinned)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_repacking_is_exact_or_a_set_of_its_own(name: str) -> None:
-    entry = registry.get(name)
-    assert entry.official == (registry.deviation(name) is None)
-    if len(entry.sources) > 1:
-        assert entry.content, "several sources must be held to the same content"
-    assert entry.official == all(raw.urls for raw in entry.files)
+    entry = data.get(name)
+    assert (name in OFFICIAL) == (data.deviation(name) is None) == all(raw.urls for raw in entry.sources[0].files)
+    assert len(entry.sources) == 1 or entry.content, "several sources must be held to the same content"
 
 
-def test_official_sets_have_no_deviation_and_the_others_say_theirs() -> None:
-    assert all(registry.deviation(name) is None for name in OFFICIAL)
-    assert "JPEG" in (registry.deviation("cifar10-jpeg") or "")
-    assert "4,000" in (registry.deviation("cifar10-png4k") or "")
-    assert "20,000" in (registry.deviation("tiny-imagenet-100") or "")
+def test_deviations_say_what_differs() -> None:
+    for name, words in {"cifar10-jpeg": "JPEG", "cifar10-png4k": "4,000", "tiny-imagenet-100": "20,000"}.items():
+        assert words in (data.deviation(name) or "")
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_checksums_name_an_algorithm_and_nothing_is_unpinned(name: str) -> None:
-    sums = registry.checksums(name)
-    assert sums
-    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", value) for value in sums.values())
+@pytest.mark.parametrize("name", NAMES)
+def test_identity_names_arrays_where_they_are_pinned_and_else_files(name: str) -> None:
+    identity = data.identity(name)
+    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", value) for value in identity.values())
+    assert all("/" in key for key in identity) == (name not in ("cifar10", "tiny-imagenet"))
+    assert set(identity.values()) <= data.known_checksums(name)
 
 
-def test_different_sets_have_different_checksums() -> None:
-    assert len({tuple(registry.checksums(name).items()) for name in EVERY}) == len(EVERY)
+def test_different_sets_have_different_identities() -> None:
+    assert len({tuple(data.identity(name).items()) for name in NAMES}) == len(NAMES)
+
+
+def test_earlier_names_of_the_data_are_known() -> None:
+    text = "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"
+    assert {f"sha256:{text}", "md5:30177ea32e27c525793142b6bf2c8e2d"} < data.known_checksums("ptb")
 
 
 def test_entries_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        registry.get("mnist").title = "another"  # type: ignore[misc]
+        data.get("mnist").title = "another"  # type: ignore[misc]
 
 
 def test_unknown_set_offers_the_nearest() -> None:
     with pytest.raises(RefigureError, match="did you mean 'mnist'"):
-        registry.checksums("mnits")
+        data.identity("mnits")
 
 
-def test_checksums_import_nothing_heavy() -> None:
+def test_look_ups_import_nothing_heavy() -> None:
     code = (
-        "import sys; from common.data import checksums; checksums('mnist');"
+        "import sys; from common import data; data.identity('mnist'), data.deviation('mnist');"
         "heavy = {'numpy', 'pooch', 'PIL', 'requests', 'torch', 'jax'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
@@ -85,23 +89,28 @@ def test_checksums_import_nothing_heavy() -> None:
 
 
 def test_committed_dvc_files_agree_with_the_registry() -> None:
-    """If this fails, run `python -m common.data.dvcfiles`."""
-    data = ROOT / "data"
-    expected = dvcfiles.texts()
-    assert {path: (data / path).read_text(encoding="utf-8") for path in expected} == expected
-    assert {str(path.relative_to(data)) for path in data.glob("*/*.dvc")} == {
-        path for path in expected if path.endswith(".dvc")
-    }
+    folder = ROOT / "data"
+    remotes = configparser.ConfigParser()
+    remotes.read(folder / ".dvc/config")
+    files = {f"{s.folder}/{raw.name}.dvc": raw for e in data.DATASETS.values() for s in e.sources for raw in s.files}
+    official = {path: raw for path, raw in files.items() if raw.urls}
+    assert {str(path.relative_to(folder)) for path in folder.glob("*/*.dvc")} == set(official)
+    for path, raw in official.items():
+        stage = yaml.safe_load((folder / path).read_text())
+        (out,) = stage["outs"]
+        assert (out["path"], out.get("md5"), out.get("size")) == (raw.name, raw.md5, raw.size)
+        assert not out["push"], "raw data must not reach artifacts/"
+        assert f"/{raw.name}\n" in (folder / path).with_name(".gitignore").read_text()
+        if raw.md5:
+            assert stage["meta"]["url"] == raw.urls[0]
+            remote = remotes[f"'remote \"{out['remote']}\"'"]
+            assert (remote["url"], remote["verify"]) == (f'"{raw.urls[0]}#"', "true")
+        else:
+            assert (stage["deps"][0]["path"], stage["frozen"]) == (raw.urls[0], True)
 
 
-def test_dvc_computes_the_same_stage_checksums(tmp_path: Path) -> None:
+def test_dvc_finds_nothing_wrong_in_its_files() -> None:
     repo_class = pytest.importorskip("dvc.repo", reason="dvc is not installed").Repo
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    dvcfiles.write(tmp_path / "data")
-    stages = repo_class(str(tmp_path / "data")).index.stages
-    assert len(stages) == sum(path.endswith(".dvc") for path in dvcfiles.texts())
-    for stage in stages:
-        assert stage.is_import
-        assert stage.frozen
-        assert stage.md5 == stage.compute_md5()
-        assert not stage.outs[0].can_push, "raw data must not reach artifacts/"
+    stages = repo_class(str(ROOT / "data")).index.stages
+    assert stages
+    assert all(stage.md5 == stage.compute_md5() for stage in stages)

@@ -1,124 +1,138 @@
-"""Data sets as memory-mapped arrays: `load(name, split)` fetches, decodes once and opens."""
+"""Data sets as memory-mapped arrays: `load(name, split)` fetches, decodes once, checks and opens."""
 
+import ast
+import contextlib
+import functools
+import hashlib
+import re
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from common import atomic
-from common.data import files, registry, store
-from common.data.fetching import cache_folder, obtain
-from common.data.fetching import verify as verify_files
-from common.data.registry import DataSet, Source
-from common.data.store import Split
+from common.data import fetching, registry
+from common.data.fetching import cache_folder, hold, log
+from common.data.registry import DataSet, Source, Split
 from common.errors import RefigureError, suggest
 
-__all__ = ["load", "verify"]
+__all__ = ["declare", "decoded_folder", "load", "meaning", "verify"]
 
-VERSION = 1
-"""Raised when what a decoder writes changes; older folders are then left alone and unused."""
+_declared: Collection[str] | None = None
+_where = ""
+
+
+def declare(names: Collection[str] | None, where: str = "") -> None:
+    """Say which data sets this process may `load`; None, as at the start, allows any.
+
+    A run's key names the data that its experiment declares, so all that it reads must be among that.
+
+    Arguments:
+        where: The place of the declaration, such as `papers/deq/paper.yaml: copy/deq_50`, for the error's line.
+    """
+    global _declared, _where
+    _declared, _where = names, where or "the experiment in papers/<paper>/paper.yaml"
 
 
 def load(name: str, split: str = "train") -> Split:
     """A split of a data set as read-only, memory-mapped arrays.
 
-    mnist, fashion-mnist: `images` (n, 28, 28) uint8, `labels` (n,) uint8.
-    cifar10*, tiny-imagenet*: `images` (n, h, w, 3) uint8 RGB, `labels` (n,) uint8; names `classes`.
-    omniglot (`background`, `evaluation`): `images` (characters, 20, 105, 105) uint8, 1 = ink; `alphabet`
-        (index into the names `alphabets`), `character` (number in its alphabet), `file_id`.
-    omniglot-runs (`test`): `train`, `test` (20 runs, 20, 105, 105) uint8, 1 = ink; `answers` (20, 20) uint8,
-        the training drawing of the same character.
-    ptb: `tokens` (n,) int32, each line closed by `<eos>`; names `vocabulary`, by falling training frequency.
-    fsdd: `samples` int16 at 8 kHz, all recordings in a row, cut by `offsets` (n + 1,) int64; `digit`,
-        `speaker` (index into the names `speakers`), `index`.
+    What they are, for each set, stands in `get(name).arrays`. Decoding happens once, into `decoded_folder(name)`. Each
+    array is compared with its SHA-256, pinned or recorded, when a process opens it first; what is missing or changed is
+    named in a warning and decoded again.
 
-    Decoding happens once, into `<cache>/<set>/decoded-<version>`. Arrays that are missing or cut short are
-    named in a warning and decoded again. RefigureError for unknown names, and when the data cannot be had.
+    Raises:
+        RefigureError: An unknown name, a set that is not declared, data that cannot be had, or a decoder that gives
+            other arrays than the registry pins.
     """
+    from common.data.store import Damaged, read_split
+
     entry = registry.get(name)
     if split not in entry.splits:
         raise RefigureError(f"{name} has no split {split!r}: {suggest(split, entry.splits)}")
-    folder = cache_folder(name) / f"decoded-{VERSION}"
-    opened = _open(entry, folder, split, warn=False)
-    if opened is None:
-        # The files first: `obtain` takes the same lock.
-        if not folder.exists() or _open(entry, folder, split, warn=True) is None:
-            source, paths = obtain(name)
-            with files.lock(cache_folder(name)):
-                if _open(entry, folder, split, warn=False) is None:
-                    _decode(entry, source, paths, folder)
-        opened = _open(entry, folder, split, warn=True)
-    if opened is None:
-        raise RefigureError(f"the arrays decoded to {folder} cannot be read back: is the disk sound?")
-    return opened
+    if _declared is not None and name not in _declared:
+        raise RefigureError(f"data set {name!r} is read and not declared: add it to `data:` of {_where}")
+    folder = decoded_folder(name)
+    try:
+        return read_split(folder, entry, split)
+    except Damaged as damage:
+        if folder.exists():
+            log.warning("%s: decoding %s again", damage, name)
+    source, paths = fetching.obtain(name)
+    with hold(cache_folder(name)):
+        with contextlib.suppress(Damaged):  # unless another process has decoded it meanwhile
+            return read_split(folder, entry, split)
+        _decode(entry, source, paths, folder)
+        return read_split(folder, entry, split)
 
 
 def verify(name: str) -> list[tuple[str, str]]:
-    """`fetching.verify`, and the decoded arrays with it: all are hashed again."""
-    report = verify_files(name)
-    folder = cache_folder(name) / f"decoded-{VERSION}"
-    if not folder.is_dir():
-        return report
-    record = store.read_record(folder, registry.checksums(name))
-    if record is None:
-        return [*report, (folder.name, "damaged: no valid record; `load` decodes it again")]
-    wrong = dict(store.damage(folder, record, full=True))
-    for stored in record["arrays"].values():
-        file = stored["file"]
-        report.append((f"{folder.name}/{file}", f"damaged: {wrong[file]}" if file in wrong else "ok"))
-    if wrong:  # without its record the folder counts as not decoded, so the next `load` mends it
-        (folder / store.RECORD).unlink(missing_ok=True)
+    """The same as `fetching.verify`, and the decoded arrays with it: all are hashed again."""
+    from common.data.store import Damaged, check, read_record
+
+    report, folder = fetching.verify(name), decoded_folder(name)
+    if folder.is_dir():
+        try:
+            arrays = read_record(folder, registry.get(name))["arrays"]
+        except Damaged as damage:
+            return [*report, (folder.name, f"damaged: its record ({damage.why}); `load` decodes it again")]
+        for key, expected in arrays.items():
+            status = "ok"
+            try:
+                check(folder, key, expected, again=True)
+            except Damaged as damage:
+                status = f"damaged: {damage.why}; `load` decodes it again"
+            report.append((f"{folder.name}/{key}", status))
     return report
 
 
-def _open(entry: DataSet, folder: Path, split: str, warn: bool) -> Split | None:
-    record = store.read_record(folder, registry.checksums(entry.name))
-    wrong = [(store.RECORD, "missing or of other data")] if record is None else store.damage(folder, record)
-    if record is not None and not wrong:
-        try:
-            return store.read_split(folder, record, split)
-        except (OSError, ValueError) as error:
-            wrong = [(folder.name, str(error))]
-    if warn:
-        for file, why in wrong:
-            files.log.warning("%s is damaged (%s): decoding %s again", folder / file, why, entry.name)
-    return None
+def decoded_folder(name: str) -> Path:
+    """Where a set's arrays lie: named by what the decoders do, so that an edited decoder never serves old arrays."""
+    source = Path(__file__).with_name("decoders.py").read_text(encoding="utf-8")
+    return cache_folder(name) / f"decoded-{meaning(source)}"
+
+
+@functools.lru_cache(maxsize=1)
+def meaning(source: str) -> str:
+    """Eight hex digits that stand for what a module does: comments, layout and docstrings do not count."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [line for line in node.body if not re.match("Expr.value=Constant", ast.dump(line))]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:8]
 
 
 def _decode(entry: DataSet, source: Source, paths: dict[str, Path], target: Path) -> None:
-    from common.data.decoders import DECODERS
+    """Decode raw files to `target`, checked against the registry; folders of other decoders go."""
+    from common.data import decoders, store
 
-    fresh = target.with_name(f".{target.name}.part")  # under the folder's lock there is only one
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = target.with_name(f".{target.name}.part")
     try:
-        fresh.mkdir()
-        writer = store.Writer(fresh)
-        try:
-            DECODERS[source.decoder](paths, writer)
-        except RefigureError:
-            _distrust(source, paths, "it cannot be decoded")
-            raise
-        for key, expected in entry.content.items():
-            got = writer.content.get(key)
-            if got != expected:
-                _distrust(source, paths, f"its {key} is not the published one")
-                raise RefigureError(
-                    f"{', '.join(paths)} of {entry.name}: {key} has SHA-256 {str(got)[:12]}... instead of "
-                    f"{expected[:12]}..., so this is not the data set; nothing was kept"
-                )
-        writer.finish(registry.checksums(entry.name))
-        store.replace_folder(fresh, target)
-    except OSError as error:
-        if atomic.is_full(error):
-            raise RefigureError(
-                f"no space left in {target.parent} for the decoded arrays of {entry.name}: free some, or set "
-                "REFIGURE_DATA to a folder on another disk"
-            ) from error
-        raise
+        with fetching.full_disk_explained(target.parent, f"the decoded arrays of {entry.name}"):
+            fresh.mkdir()
+            try:
+                content, checks = store.write(fresh, entry, decoders.decode(source, paths))
+                _compare(entry, source, entry.checks, checks)
+                _compare(entry, source, entry.content, content)
+            except RefigureError:
+                for raw in source.files:  # the next fetch shall not meet the same file again, if it is at fault
+                    unproved = None if raw.identity else f"it does not decode to {entry.name}"
+                    if wrong := fetching.fault(paths[raw.name], raw) or unproved:
+                        fetching.set_aside(paths[raw.name], wrong)
+                raise
+            for folder in target.parent.glob("decoded-*"):
+                shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _distrust(source: Source, paths: dict[str, Path], why: str) -> None:
-    """Set aside files that only their content pins, so that the next fetch does not meet them again."""
-    for raw in source.files:
-        if not raw.pinned and paths[raw.name].exists():
-            files.set_aside(paths[raw.name], why, "to be fetched again")
+def _compare(entry: DataSet, source: Source, pinned: Mapping[str, str], decoded: Mapping[str, str]) -> None:
+    """Refuse what was decoded if it is not what the registry pins, where it pins anything."""
+    for key in sorted({*pinned, *decoded}) if pinned else ():
+        if pinned.get(key) != decoded.get(key):
+            why = "the decoder was changed, or the files are not this data set"
+            if "jpeg" in source.decoder:
+                why = "another libjpeg (the version of Pillow) decodes JPEG differently: install the locked one"
+            raise RefigureError(
+                f"{entry.name}: {source.decoder} decodes {', '.join(raw.name for raw in source.files)} to {key} = "
+                f"{decoded.get(key)} instead of {pinned.get(key)}, so nothing was kept; {why}"
+            )

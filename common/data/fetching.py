@@ -1,213 +1,215 @@
-"""Raw files into the cache, verified: from a mirror, the repository's `data/`, or their official homes."""
+"""Raw files into the cache, whole and verified: from a mirror, the repository's `data/`, or their official homes."""
 
+import contextlib
+import hashlib
+import logging
 import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
 
-from common.data import files, registry
-from common.data.registry import DataSet, RawFile, Source
-from common.errors import RefigureError
+import filelock
 
-__all__ = ["cache_folder", "fetch", "obtain", "verify"]
+from common.data import registry
+from common.data.registry import RawFile, Source
+from common.errors import RefigureError, is_full
 
-NOT_THERE = "the server answered 404"
-TRIES = 3
-PAUSE = 1.0
-"""Seconds before the second try of a URL; doubles each time."""
-TIMEOUT = (10.0, 60.0)
-"""Seconds to connect, and to wait for the next bytes."""
+__all__ = ["cache_folder", "fault", "fetch", "full_disk_explained", "hold", "log", "obtain", "set_aside", "verify"]
+
+log = logging.getLogger("refigure.data")
+RETRIES = 2
 
 
 def cache_folder(name: str = "") -> Path:
-    """The cache, or a data set's folder in it: `REFIGURE_DATA`, else `refigure` in the user's cache
-    folder."""
-    chosen = os.environ.get("REFIGURE_DATA")
-    if chosen:
+    """The cache, or a data set's folder in it: `REFIGURE_DATA`, else `refigure` in the user's cache folder."""
+    if chosen := os.environ.get("REFIGURE_DATA"):
         return Path(chosen).expanduser().absolute() / name
-    try:
-        import pooch
-    except ImportError:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(base).expanduser() / "refigure" / name
-    return Path(pooch.os_cache("refigure")) / name
+    base = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "refigure" / name
 
 
 def fetch(name: str) -> dict[str, Path]:
     """The raw files of a data set, verified, by file name.
 
-    Each file is taken from the cache if it is there and whole; else from `REFIGURE_MIRROR` (a folder or URL
-    laid out as `<set folder>/<file>`); else from the `data/` of the repository around the current folder;
-    else from its official URLs. A damaged file is named in a warning and the next place is tried. An exact
-    repacking found in a local place serves as well as the official archive. RefigureError says what to do
-    when no place has the data.
+    Each comes from the cache if it is there and whole; else from `REFIGURE_MIRROR` (a folder or URL laid out as `<set
+    folder>/<file>`); else from `data/` of the repository around the current folder; else from its official URLs. An
+    exact repacking in a local place serves as well as the official archive. RefigureError says what to do without any.
     """
     return obtain(name)[1]
 
 
 def obtain(name: str) -> tuple[Source, dict[str, Path]]:
-    """As `fetch`, with the source that the files belong to."""
-    entry = registry.get(name)
-    folder = cache_folder(name)
-    with files.lock(folder):
-        record = files.Record(folder)
+    """The source whose files are nearest, and these files as `fetch` gives them."""
+    sources, folder = registry.get(name).sources, cache_folder(name)
+    with hold(folder):
         rejected: list[str] = []
-        for source in _nearest_first(entry, folder):
-            if all(
-                _present(raw, folder, record) or _from_local(raw, source, folder, record, rejected)
-                for raw in source.files
-            ):
-                return source, {raw.name: folder / raw.name for raw in source.files}
-        source = next((one for one in entry.sources if all(raw.urls for raw in one.files)), entry.sources[0])
-        for raw in source.files:
-            if not _present(raw, folder, record):
-                _download(entry, raw, folder, record, rejected)
+        for source in sorted(sources, key=lambda source: not all((folder / raw.name).exists() for raw in source.files)):
+            if all(_whole(folder, raw) or _take(raw, _near(raw, source), 0, folder, rejected) for raw in source.files):
+                break
+        else:
+            source = next((source for source in sources if all(raw.urls for raw in source.files)), sources[0])
+            for raw in source.files:
+                if not (_whole(folder, raw) or _take(raw, raw.urls, RETRIES, folder, rejected)):
+                    tried = "tried " + ", ".join(rejected) if rejected else "it has no public address"
+                    mirror = "" if raw.urls else "set REFIGURE_MIRROR to a mirror that holds it, or "
+                    place = f"put the file ({raw.identity or 'no checksum known'}) by hand at {folder / raw.name}"
+                    raise RefigureError(f"cannot get {raw.name} of {name}: {tried}; {mirror}{place}")
         return source, {raw.name: folder / raw.name for raw in source.files}
 
 
 def verify(name: str) -> list[tuple[str, str]]:
-    """Hash again what the cache holds of a data set: (file, status) with status `ok`, `missing`, `damaged:
-    ...` or, for a file that is pinned only by its decoded content, `ok (pinned by content)`. Changes nothing
-    but the record of verified files."""
-    entry = registry.get(name)
-    folder = cache_folder(name)
-    held = [one for one in entry.sources if any((folder / raw.name).exists() for raw in one.files)]
-    if not folder.is_dir():
-        return [(raw.name, "missing") for raw in entry.files]
-    report = []
-    with files.lock(folder):
-        record = files.Record(folder)
-        for raw in (raw for source in held or entry.sources[:1] for raw in source.files):
-            path = folder / raw.name
-            if not path.exists():
-                report.append((raw.name, "missing"))
-            elif wrong := files.fault(path, raw):
-                record.drop(raw)
-                report.append((raw.name, f"damaged: {wrong}"))
-            else:
-                record.add(raw)
-                report.append((raw.name, "ok" if raw.pinned else "ok (pinned by content)"))
-    return report
+    """(file, status) of what the cache holds, hashed: `ok`, `ok (pinned by content)`, `missing` or `damaged: ...`."""
+    sources, folder = registry.get(name).sources, cache_folder(name)
+    present = [source for source in sources if any((folder / raw.name).exists() for raw in source.files)]
+    report = {}
+    for raw in (raw for source in present or sources[:1] for raw in source.files):
+        wrong = fault(folder / raw.name, raw)
+        report[raw.name] = f"damaged: {wrong}" if wrong else "ok" if raw.identity else "ok (pinned by content)"
+        if not (folder / raw.name).exists():
+            report[raw.name] = "missing"
+    return list(report.items())
 
 
-def _nearest_first(entry: DataSet, folder: Path) -> list[Source]:
-    """Sources with files in the cache first; otherwise in the registry's order, the official one leading."""
-    return sorted(entry.sources, key=lambda source: not all((folder / raw.name).exists() for raw in source.files))
+def fault(path: Path, raw: RawFile) -> str | None:
+    """What is wrong with the file at `path`, in words, or None if it is `raw`. Reads all of it."""
+    try:
+        size = path.stat().st_size
+        if size != (raw.size or size):
+            return f"{size:,} bytes instead of {raw.size:,}"
+        if size == 0:
+            return "empty"
+        kind, _, expected = raw.identity.partition(":")
+        if expected:
+            with path.open("rb") as stream:
+                actual = hashlib.file_digest(stream, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
+            if actual != expected:
+                return f"{kind} {actual[:12]}... instead of {expected[:12]}..."
+    except OSError as error:
+        return f"unreadable ({error.strerror or error})"
+    return None
 
 
-def _present(raw: RawFile, folder: Path, record: files.Record) -> bool:
+def set_aside(path: Path, why: str) -> None:
+    """Rename a damaged file to `<name>.corrupt` and say so in one warning."""
+    aside = path.with_name(path.name + ".corrupt")
+    os.replace(path, aside)
+    log.warning("%s is damaged (%s): set aside as %s, to be fetched again", path, why, aside.name)
+
+
+@contextlib.contextmanager
+def full_disk_explained(folder: Path, what: str) -> Iterator[None]:
+    """Turn the error of a full disk into a RefigureError; `what` is to be written to `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        mend = "free some, or set REFIGURE_DATA to a folder on another disk"
+        raise RefigureError(f"no space left in {folder} for {what}: {mend}") from error
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a data set's folder against other processes; the system frees it if this one dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(folder / ".lock").acquire()
+    except OSError as error:
+        mend = "set REFIGURE_DATA to a folder of yours"
+        raise RefigureError(f"cannot write to the data cache {folder} ({error.strerror}): {mend}") from error
+    with held:
+        for leftover in folder.glob(".*.part"):  # of a killed process: no other holds the folder now
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _whole(folder: Path, raw: RawFile) -> bool:
+    """Whether the file is in the folder and whole; a damaged one is set aside."""
     path = folder / raw.name
-    if record.holds(raw):
-        return True
-    if not path.exists():
-        return False
-    wrong = files.fault(path, raw)
-    if wrong is None:
-        record.add(raw)
-        return True
-    record.drop(raw)
-    files.set_aside(path, wrong)
-    return False
+    if path.exists() and (wrong := fault(path, raw)):
+        set_aside(path, wrong)
+    return path.exists()
 
 
-def _local_places(raw: RawFile, source: Source) -> Iterator[str]:
+def _install(raw: RawFile, write: Callable[[Path], object], folder: Path) -> str | None:
+    """Let `write` make the file at a temporary path; move it into the folder only if it is `raw`.
+
+    Returns what was wrong with it (nothing is kept then), or None once it is in place. What `write` raises passes on
+    after the temporary file is gone, a full disk as a RefigureError.
+    """
+    part = folder / f".{raw.name}.part" / raw.name
+    try:
+        with full_disk_explained(folder, f"{raw.name} ({(raw.size or 0) / 1e6:.0f} MB)"):
+            part.parent.mkdir()
+            write(part)
+            if (wrong := fault(part, raw)) is None:
+                os.replace(part, folder / raw.name)
+            return wrong
+    finally:
+        shutil.rmtree(part.parent, ignore_errors=True)
+
+
+def _near(raw: RawFile, source: Source) -> Iterator[str]:
     """Paths and URLs outside the official homes where the file may lie."""
-    mirror = os.environ.get("REFIGURE_MIRROR")
-    if mirror:
-        if "://" in mirror:
-            yield f"{mirror.rstrip('/')}/{source.folder}/{raw.name}"
-        else:
-            yield str(Path(mirror).expanduser() / source.folder / raw.name)
+    mirror = os.environ.get("REFIGURE_MIRROR", "")
+    if "://" in mirror:
+        yield f"{mirror.rstrip('/')}/{source.folder}/{raw.name}"
+    elif mirror:
+        yield str(Path(mirror).expanduser() / source.folder / raw.name)
     for parent in (Path.cwd(), *Path.cwd().parents):
         if (parent / ".git").exists():
             yield str(parent / "data" / source.folder / raw.name)
             break
 
 
-def _from_local(raw: RawFile, source: Source, folder: Path, record: files.Record, rejected: list[str]) -> bool:
-    for place in _local_places(raw, source):
+def _take(raw: RawFile, places: Iterable[str], retries: int, folder: Path, rejected: list[str]) -> bool:
+    """Whether a place gave the file to the folder; what was wrong with the others is added to `rejected`."""
+    for place in places:
         if "://" in place:
-            wrong = _from_url(place, raw, folder, tries=1)
+            wrong = _download(place, raw, retries, folder)
         elif Path(place).is_file():
-            wrong = files.install(folder / raw.name, raw, partial(_copy, Path(place)))
+            wrong = _install(raw, partial(shutil.copyfile, place), folder)
         else:
             continue
         if wrong is None:
-            record.add(raw)
             return True
         rejected.append(f"{place} ({wrong})")
-        if wrong != NOT_THERE:
-            files.log.warning("%s is not used: %s", place, wrong)
+        if wrong != "the server answered 404":
+            log.warning("%s is not used: %s", place, wrong)
     return False
 
 
-def _copy(origin: Path, stream: IO[bytes]) -> None:
-    with origin.open("rb") as source:
-        shutil.copyfileobj(source, stream, 1 << 20)
-
-
-def _download(entry: DataSet, raw: RawFile, folder: Path, record: files.Record, rejected: list[str]) -> None:
-    for url in raw.urls:
-        wrong = _from_url(url, raw, folder)
-        if wrong is None:
-            record.add(raw)
-            return
-        files.log.warning("%s: %s", url, wrong)
-        rejected.append(f"{url} ({wrong})")
-    tried = "tried " + ", ".join(rejected) if rejected else "it has no public address"
-    known = f" ({raw.identity})" if raw.pinned else ""
-    mirror = "" if raw.urls else "set REFIGURE_MIRROR to a mirror that holds it, or "
-    raise RefigureError(
-        f"cannot get {raw.name} of {entry.name}: {tried}; {mirror}put the file{known} by hand at {folder / raw.name}"
-    )
-
-
-def _from_url(url: str, raw: RawFile, folder: Path, tries: int = TRIES) -> str | None:
-    """Download to the cache; what went wrong, or None. Tries again after lost connections and server
-    errors."""
+def _download(url: str, raw: RawFile, retries: int, folder: Path) -> str | None:
+    """Download to the folder; what went wrong, or None. Lost connections and server errors are tried again."""
     try:
         import pooch
         import requests
     except ImportError:
         return "a download needs the package pooch: pip install 'refigure[workflow]'"
-    try:
-        import tqdm  # noqa: F401  pooch's progress bar
+    pooch.get_logger().setLevel(logging.WARNING)
+    headers = {"Accept-Encoding": "identity"}  # some servers would have the client unpack the .gz
+    seconds = (10.0, 60.0)  # to connect, and to wait for the next bytes
+    stream = pooch.HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 16, timeout=seconds, headers=headers)
 
-        bar = sys.stderr.isatty()
-    except ImportError:
-        bar = False
-
-    get: Callable[..., object] = pooch.HTTPDownloader(
-        progressbar=bar,
-        chunk_size=1 << 16,
-        timeout=TIMEOUT,
-        headers={"Accept-Encoding": "identity"},  # some servers would have the client unpack the .gz
-    )
-    wrong: str | None = None
-    for attempt in range(tries):
-        if attempt:
-            time.sleep(PAUSE * 2 ** (attempt - 1))
+    def attempt(address: str, target: str, caller: object) -> None:
         try:
-            wrong = files.install(folder / raw.name, raw, lambda stream: _stream(get, url, stream))
-            if wrong is None:
-                return None
+            stream(address, target, caller)
         except requests.HTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            wrong = NOT_THERE if status == 404 else f"the server answered {status}"
-            if 400 <= status < 500 and status not in (408, 429):
-                return wrong
-        except (requests.RequestException, ValueError) as error:
-            wrong = f"no connection ({type(error).__name__})"
-        except RefigureError:
-            raise
-        except OSError as error:
-            wrong = f"interrupted ({error.strerror or error})"
-    return wrong
+            status = getattr(error.response, "status_code", 0)
+            final = 400 <= status < 500 and status not in (408, 429)
+            # pooch tries again after a ValueError, and not after an OSError.
+            raise (OSError if final else ValueError)(f"the server answered {status}") from error
 
+    def write(part: Path) -> None:
+        known = {part.name: None}  # `_install` compares the checksum, and a wrong file is not worth asking for again
+        shelf = pooch.create(part.parent, "", registry=known, urls={part.name: url}, retry_if_failed=retries)
+        shelf.fetch(part.name, downloader=attempt)
 
-def _stream(get: Callable[..., object], url: str, stream: IO[bytes]) -> None:
-    get(url, stream, None)
+    try:
+        return _install(raw, write, folder)
+    except requests.RequestException as error:
+        return f"no connection ({type(error).__name__})"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)

@@ -1,140 +1,106 @@
-"""Decoded arrays on disk: written once as a whole folder, opened memory-mapped, checked against their
-record."""
+"""Decoded arrays on disk: written once as a whole folder, opened memory-mapped, and checked as they are opened."""
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common import atomic
+from common.data import registry
+from common.data.registry import DataSet, Split
 from common.errors import RefigureError
 
-__all__ = ["Split", "Writer", "damage", "read_record", "read_split", "replace_folder"]
+__all__ = ["Damaged", "Piece", "check", "read_record", "read_split", "write"]
 
-RECORD = "decoded.json"
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a data set: memory-mapped, read-only arrays, and lists of names (classes, words, ...)."""
-
-    arrays: Mapping[str, np.ndarray]
-    names: Mapping[str, tuple[str, ...]]
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
+RECORD, FILE = "decoded.json", "{}-{}.npy"
+Piece = tuple[str, np.ndarray | Sequence[str] | bytes]
+"""What decoders give: `split/array` and an array, `split/kind` and a list of names, or bytes to be checked alone."""
+_described: dict[tuple[Path, int, int], str] = {}
+"""Descriptions of the array files that this process has hashed, by path, modification time and size."""
 
 
-class Writer:
-    """Takes a decoder's results into a folder. `content` gathers the SHA-256 that a registry entry may
-    pin."""
+class Damaged(RefigureError):
+    """A file of a decoded set is missing or not what was recorded."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.content: dict[str, str] = {}
-        self._arrays: dict[str, dict[str, Any]] = {}
-        self._names: dict[str, dict[str, list[str]]] = {}
-
-    def array(self, split: str, name: str, values: np.ndarray) -> None:
-        """Store an array whole."""
-        out = self.empty(split, name, values.shape, values.dtype)
-        out[...] = values
-        self.done(split, name, out)
-
-    def empty(self, split: str, name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-        """An array on disk for the decoder to fill; call `done` afterwards."""
-        path = self.folder / f"{split}-{name}.npy"
-        opened = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process at some later store
-            with path.open("r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-        return opened
-
-    def done(self, split: str, name: str, filled: np.memmap) -> None:
-        """Close an array from `empty`: flush it and record its checksum."""
-        filled.flush()
-        path = self.folder / f"{split}-{name}.npy"
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        digest = _digest(filled)
-        self.content[f"{split}/{name}"] = digest
-        self._arrays[f"{split}/{name}"] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
-
-    def names(self, splits: Iterable[str], kind: str, values: Iterable[str]) -> None:
-        """Store a list of names for some splits."""
-        listed = [str(value) for value in values]
-        for split in splits:
-            self._names.setdefault(split, {})[kind] = listed
-
-    def pin(self, key: str, content: bytes | memoryview) -> None:
-        """Gather the checksum of something that is not stored as it is."""
-        self.content[key] = hashlib.sha256(content).hexdigest()
-
-    def finish(self, made_from: Mapping[str, str]) -> None:
-        """Write the record, last: a folder without one is not a decoded data set."""
-        record = {"made_from": dict(made_from), "arrays": self._arrays, "names": self._names}
-        with atomic.staged(self.folder / RECORD) as stream:
-            stream.write(json.dumps(record, indent=1, sort_keys=True).encode())
+    def __init__(self, path: Path, why: object) -> None:
+        self.why = "missing" if isinstance(why, FileNotFoundError) else str(why)
+        super().__init__(f"{path} is damaged ({self.why})")
 
 
-def _digest(values: np.ndarray) -> str:
-    """SHA-256 of an array's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
+def write(folder: Path, entry: DataSet, pieces: Iterable[Piece]) -> tuple[dict[str, str], dict[str, str]]:
+    """Write what a decoder gives into a folder, and a record last: a folder without one is not a decoded data set.
+
+    Returns the descriptions of the arrays, `split/array` -> text as a registry entry pins it, and the checks.
+    """
+    content, checks, names = {}, {}, {}
+    for key, value in pieces:
+        if isinstance(value, bytes):
+            checks[key] = hashlib.sha256(value).hexdigest()
+        elif isinstance(value, np.ndarray):
+            values = np.ascontiguousarray(value)
+            with (folder / FILE.format(*key.split("/"))).open("wb") as stream:  # np.save hides that a disk is full
+                np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
+                stream.write(values.data)
+            content[key] = _describe(values)
+        else:
+            names[key] = [str(name) for name in value]
+    record = {"data": registry.identity(entry.name), "arrays": content, "names": names}
+    atomic.write_json(folder / RECORD, {**record, "sha256": _digest(record)})
+    return content, checks
 
 
-def read_record(folder: Path, made_from: Mapping[str, str]) -> dict[str, Any] | None:
-    """The folder's record, or None if there is none, or it is unreadable or of other data."""
+def _describe(values: np.ndarray) -> str:
+    """SHA-256 of an array's bytes in C order, its type and its shape."""
+    digest = hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
+    return f"{digest} {values.dtype.name}[{','.join(map(str, values.shape))}]"
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path, entry: DataSet) -> dict[str, Any]:
+    """The record of a decoded folder; Damaged if it is missing, changed or of other data."""
+    path = folder / RECORD
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return record if record["made_from"] == dict(made_from) and record["arrays"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record.pop("sha256") != _digest(record):
+            raise ValueError("its content changed")
+        if record["data"] != registry.identity(entry.name) or record["arrays"] != (entry.content or record["arrays"]):
+            raise ValueError("made from other data")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise Damaged(path, error) from error
+    return record
 
 
-def damage(folder: Path, record: Mapping[str, Any], full: bool = False) -> list[tuple[str, str]]:
-    """Damaged arrays as (file, what is wrong): missing or of another size; with `full`, also of other
-    content."""
-    wrong = []
-    for stored in record["arrays"].values():
-        path = folder / stored["file"]
-        try:
-            size = path.stat().st_size
-            if size != stored["bytes"]:
-                wrong.append((path.name, f"{size:,} bytes instead of {stored['bytes']:,}"))
-            elif full and _digest(np.load(path, mmap_mode="r", allow_pickle=False)) != stored["sha256"]:
-                wrong.append((path.name, "its content changed"))
-        except FileNotFoundError:
-            wrong.append((path.name, "missing"))
-        except (OSError, ValueError) as error:
-            wrong.append((path.name, f"unreadable ({error})"))
-    return wrong
+def check(folder: Path, key: str, expected: str, again: bool = False) -> np.ndarray:
+    """The array `split/array`, memory-mapped, after comparing it with what was recorded; Damaged if it differs.
+
+    A process hashes each file once, and again if the file's size or time changed or `again` is set.
+    """
+    path = folder / FILE.format(*key.split("/"))
+    try:
+        stat = path.stat()
+        values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise Damaged(path, error) from error
+    file = (path, stat.st_mtime_ns, stat.st_size)
+    if again or file not in _described:
+        _described[file] = _describe(values)
+    if _described[file] != expected:
+        raise Damaged(path, "its content changed")
+    return values
 
 
-def read_split(folder: Path, record: Mapping[str, Any], split: str) -> Split:
-    """Open a split's arrays. ValueError or OSError if a file is not an array."""
-    arrays = {
-        key.partition("/")[2]: np.load(folder / stored["file"], mmap_mode="r", allow_pickle=False)
-        for key, stored in record["arrays"].items()
-        if key.partition("/")[0] == split
+def read_split(folder: Path, entry: DataSet, split: str) -> Split:
+    """Open a split's arrays, checked; Damaged names the first that is missing or changed."""
+    record = read_record(folder, entry)
+    prefix = f"{split}/"
+    names = {
+        key.removeprefix(prefix): tuple(listed) for key, listed in record["names"].items() if key.startswith(prefix)
     }
-    names = {kind: tuple(values) for kind, values in record["names"].get(split, {}).items()}
-    return Split(arrays, names)
-
-
-def replace_folder(fresh: Path, target: Path) -> None:
-    """Move a finished folder into place; what stood there goes."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.old.part")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-        shutil.rmtree(old, ignore_errors=True)
-    try:
-        os.replace(fresh, target)
-    except OSError as error:
-        raise RefigureError(f"cannot move the decoded arrays to {target}: {error.strerror or error}") from error
+    keys = [key for key in record["arrays"] if key.startswith(prefix)]
+    return Split({key.removeprefix(prefix): check(folder, key, record["arrays"][key]) for key in keys}, names)
