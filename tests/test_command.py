@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from toy import Toy, fault_of
 
+from common import data
+from common.data import store
 from common.room import plan
 from common.run import command, record
 
@@ -129,6 +131,24 @@ def test_without_a_name_experiments_that_lack_the_scale_are_passed_over(
     toy.edit("papers/toy_paper/paper.yaml", "      paper: {seeds: [0, 1, 2], batch: true}\n", "")
     assert toy.main("--scale", "paper") == 1
     assert "no experiment of toy_paper has scale paper" in fault_of(capsys.readouterr().err)
+
+
+def test_data_that_is_read_is_declared(
+    toy: Toy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "read_split", lambda folder, entry, split: {})
+    toy.edit("papers/toy_paper/main.py", "import time\n", "import time\n\nfrom common import data\n")
+    toy.edit("papers/toy_paper/main.py", '    """One walker per seed."""\n', '    data.load("mnist")\n')
+    assert toy.one() == 1
+    place = "papers/toy_paper/paper.yaml: main"
+    told = f"data set 'mnist' is read and not declared: add it to `data:` of {place}"
+    assert told in fault_of(capsys.readouterr().err)
+    assert not list(toy.root.rglob(record.DONE))
+    assert data.load("mnist") == {}, "outside of runs all data may be read"
+    undeclared = toy.plan().identity
+    toy.edit("papers/toy_paper/paper.yaml", '"Descent on a parabola"\n', '"Descent on a parabola"\n    data: [mnist]\n')
+    assert toy.finished().provenance["data"] == {"mnist": data.identity("mnist")}
+    assert toy.plan().identity.key != undeclared.key
 
 
 EDITING = '''
