@@ -74,7 +74,7 @@ EDITS = [
     Edit(
         "the licence text of a data set", [("common/data/datasets.yaml", "copyright Y. LeCun", "by Y. LeCun")], nothing
     ),
-    Edit("the retries of a download", [("common/data/fetch.py", "TRIES = 3", "TRIES = 5")], nothing),
+    Edit("the retries of a download", [("common/data/fetching.py", "RETRIES = 2", "RETRIES = 4")], nothing),
     Edit(
         "two import lines swapped (`deq/training.py`)",
         [(TRAIN, "import numpy as np\nimport torch\n", "import torch\nimport numpy as np\n")],
