@@ -23,6 +23,7 @@ class Mortal(Memory):
     def __init__(self, method: str = "", at: int = 0, every: int = 1, before: Memory | None = None) -> None:
         super().__init__()
         self.method, self.at, self.every, self.calls, self.chunks = method, at, every, 0, 0
+        self.saved: list[int] = []
         if before is not None:
             self.lines, self.states, self.kept = list(before.lines), dict(before.states), before.kept
 
@@ -33,9 +34,11 @@ class Mortal(Memory):
     def save(self, step: int, state: State) -> None:
         self._count("save")
         super().save(step, state)
+        self.saved.append(step)
 
     def progress(self, step: int, total: int) -> None:
         self._count("progress")
+        super().progress(step, total)
 
     def due(self) -> bool:
         self.chunks += 1
@@ -95,7 +98,7 @@ def test_killed_at_each_chunk_it_ends_in_the_same_bits(stages: list[int], chunk:
 
 
 def test_each_chunk_logs_its_mean_and_stages_end_where_they_say() -> None:
-    walk, recorder = Walk(), Memory()
+    walk, recorder = Walk(), Mortal(every=99)
     walk.drive(recorder, [7, 7, 12], 5)
     assert walk.advances == [(0, 0, 5), (0, 5, 2), (2, 7, 3), (2, 10, 2)]
     alone = Walk()
@@ -104,6 +107,7 @@ def test_each_chunk_logs_its_mean_and_stages_end_where_they_say() -> None:
     assert dict(recorder.lines)[10]["x"] == np.mean(rows[7:10], axis=0).tolist()
     assert dict(recorder.lines)[12]["norm"] == np.abs(rows[10:]).sum(axis=1).mean()
     assert recorder.shown == [(5, 12), (7, 12), (10, 12), (12, 12)]
+    assert recorder.saved == [7, 12], "at the end of a stage, also where no checkpoint is due"
 
 
 def test_states_are_digested_after_chunks_1_2_4_8() -> None:
