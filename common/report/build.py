@@ -5,84 +5,92 @@ import csv
 import importlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common import atomic
 from common.errors import RefigureError
 from common.report import theme
-from common.report.inputs import published_runs
+from common.report.inputs import PROVENANCE, digest_of, inputs_of, output_names, runs_of
 from common.report.page import render
+from common.room import plan as planning
 from common.room import spec
 from common.room.config import to_dict
-from common.room.spec import Paper, PlannedRun, ScaleName
-from common.run import record as runs
-from common.verdict import claims
-from common.verdict.claims import Judged
+from common.room.plan import PlannedRun
+from common.room.spec import Paper, ScaleName
+from common.run import record
+from common.run.record import FinishedRun
+from common.verdict.evidence import evaluate
+from common.verdict.judge import Judged
 
 __all__ = ["build"]
+
+FACTS = ("revision", "started", "seconds", "sessions", "device", "precision", "machine", "threads", "carried")
+"""What the results say of a run's provenance, where it has it."""
 
 
 def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
     """Draw every figure of the scale's runs, judge every claim, write the page; returns the folder.
 
-    Claims are also judged by runs under published settings, where these are done.
+    Claims are also judged by runs under published settings, where these are done. `provenance.json` is written last,
+    with the checksums of the other files.
 
     Raises:
-        RefigureError: A run of the scale is not done, or a fault in the spec, the claims or a figure.
+        RefigureError: A run of the scale is not done or damaged, a fault in the spec, the claims or a figure, or
+            something that is drawn from changed meanwhile.
     """
-    folder = spec.root()
-    target = target or folder / "results" / paper
-    room = spec.load(paper)
-    plans = spec.plan(paper, scale)
-    finished = {plan.identity.path: _finished(folder / "runs", plan) for plan in plans}
+    target = target or spec.root() / "results" / paper
+    inputs = inputs_of(paper, scale)
+    room, plans = spec.load(paper), runs_of(paper, scale)
+    finished = {each.identity.path: _finished(each) for each in plans}
+    shown = [finished[each.identity.path] for each in plans if each.scale == scale]
     theme.apply()
-    shown = list(finished.values())
     drawings = {name: _draw(paper, name, room, shown, target) for name in room.figures}
-    others = published_runs(paper, scale)
-    judged = claims.evaluate(paper, only={*finished, *(plan.identity.path for plan in others)})
+    judged = evaluate(paper, only=finished)
     read = {run for claim in judged for run in claim.runs}
-    for plan in others:
-        if str(plan.identity) in read:
-            plans.append(plan)
-            finished[plan.identity.path] = _finished(folder / "runs", plan)
-    records = [to_dict(claim) for claim in judged]
-    atomic.write_json(target / "claims.json", records)
+    plans = [each for each in plans if each.scale == scale or str(each.identity) in read]
+    atomic.write_json(target / "claims.json", to_dict(judged))
     atomic.write_text(target / "claims.csv", _claims_csv(judged))
     atomic.write_json(target / "metrics.json", _metrics(shown, judged))
-    atomic.write_json(target / "provenance.json", _provenance(paper, scale, plans, finished))
     pictures = {
         name: base64.b64encode((target / "figures" / f"{name}.png").read_bytes()).decode() for name in room.figures
     }
     page = render(
-        "report.html.j2",
-        paper=paper,
-        room=room,
-        scale=scale,
-        plans=plans,
-        runs=finished,
-        judged=judged,
-        drawings=drawings,
-        pictures=pictures,
-    )
+        "report.html.j2", paper=paper, room=room, scale=scale, plans=plans, runs=finished, judged=judged,
+        drawings=drawings, pictures=pictures,
+    )  # fmt: skip
     atomic.write_text(target / "index.html", page)
+    files = {name: record.sha256_of(target / name) for name in output_names(paper)[:-1]}
+    _check_unchanged(paper, scale, inputs)
+    runs = {str(each.identity): _provenance(each, finished[each.identity.path]) for each in plans}
+    provenance = {"paper": paper, "scale": scale, "runs": runs, "drawing": digest_of(inputs), "files": files}
+    atomic.write_json(target / PROVENANCE, record.with_digest(provenance))
     return target
 
 
-def _finished(folder: Path, plan: PlannedRun) -> runs.FinishedRun:
-    path = folder / plan.identity.path
-    if (path / runs.DONE).is_file() and not runs.is_done(path, plan.identity.key):
-        raise RefigureError(f"{path / runs.DONE} is damaged: delete {path} and build again")
-    if not runs.is_done(path, plan.identity.key):
+def _finished(planned: PlannedRun) -> FinishedRun:
+    """The run of a plan, with every file verified."""
+    identity, folder = planned.identity, spec.root() / "runs" / planned.identity.path
+    if not (folder / record.DONE).is_file():
         raise RefigureError(
-            f"run {plan.identity} is not there or not finished: snakemake results/{plan.identity.paper} "
-            f"--config scale={plan.scale} makes it, dvc pull runs/{plan.identity.paper} may bring it"
+            f"run {identity} is not there or not finished: snakemake results/{identity.paper} "
+            f"--config scale={planned.scale} makes it, dvc pull runs/{identity.paper} may bring it"
         )
-    return runs.read(path)
+    run = record.read(folder)
+    run.verify()
+    return run
 
 
-def _draw(paper: str, name: str, room: Paper, finished: Sequence[runs.FinishedRun], target: Path) -> theme.Drawing:
+def _check_unchanged(paper: str, scale: ScaleName, before: Mapping[str, str]) -> None:
+    """Refuse results of which nobody could say by which code or runs they were made."""
+    planning.forget()
+    after = inputs_of(paper, scale)
+    if changed := sorted(name for name in {*before, *after} if before.get(name) != after.get(name)):
+        raise RefigureError(f"{', '.join(changed[:3])} changed while results/{paper} was drawn: build again")
+
+
+def _draw(paper: str, name: str, room: Paper, finished: Sequence[FinishedRun], target: Path) -> theme.Drawing:
     """Draw and save one figure."""
     figure = room.figures[name]
     module_name, _, function_name = figure.draw.partition(":")
@@ -111,7 +119,7 @@ def _claims_csv(judged: Sequence[Judged]) -> str:
     return text.getvalue()
 
 
-def _metrics(finished: Sequence[runs.FinishedRun], judged: Sequence[Judged]) -> dict[str, float]:
+def _metrics(finished: Sequence[FinishedRun], judged: Sequence[Judged]) -> dict[str, float]:
     """Flat, for `dvc metrics diff`: means over seeds, and the number of claims with each verdict."""
     flat: dict[str, list[float]] = {}
     for run in finished:
@@ -124,33 +132,8 @@ def _metrics(finished: Sequence[runs.FinishedRun], judged: Sequence[Judged]) -> 
     return out
 
 
-def _provenance(
-    paper: str, scale: str, plans: Sequence[PlannedRun], finished: dict[Path, runs.FinishedRun]
-) -> dict[str, Any]:
-    """Which runs made the results and where each comes from; only facts of the runs, so clones agree."""
-    return {
-        "paper": paper,
-        "scale": scale,
-        "runs": {
-            plan.identity.path.as_posix(): {
-                "key": plan.identity.key,
-                "seeds": list(plan.identity.seeds),
-                "scale": plan.scale,
-                "deviations": to_dict(plan.deviations),
-                **{
-                    name: finished[plan.identity.path].provenance.get(name)
-                    for name in (
-                        "revision",
-                        "started",
-                        "seconds",
-                        "sessions",
-                        "device",
-                        "precision",
-                        "machine",
-                        "threads",
-                    )
-                },
-            }
-            for plan in plans
-        },
-    }
+def _provenance(planned: PlannedRun, run: FinishedRun) -> dict[str, Any]:
+    """Where a run comes from; only facts of the run, so clones agree."""
+    facts: Mapping[str, Any] = {name: run.provenance[name] for name in FACTS if name in run.provenance}
+    deviations = to_dict(planned.deviations)
+    return {"key": run.key, "seeds": list(run.seeds), "scale": planned.scale, "deviations": deviations, **facts}

@@ -1,55 +1,102 @@
 """What a report is made of, without making it; light, for the workflow's every start."""
 
 import hashlib
+import json
+from pathlib import Path
+from typing import Any
 
-from common.room import spec
+from common.errors import RefigureError
+from common.room import claims, spec
 from common.room.config import canonical, to_dict
-from common.room.digest import code_digest, code_manifest
-from common.room.spec import PlannedRun, ScaleName
-from common.run import record as runs
-from common.verdict import claims
+from common.room.plan import PlannedRun, code_of, plan
+from common.room.spec import ScaleName
+from common.run import record
 
-__all__ = ["FORMATS", "digest_of_drawing", "output_names", "published_runs"]
+__all__ = ["checked_results", "digest_of", "digest_of_drawing", "inputs_of", "is_current", "output_names", "runs_of"]
 
 FORMATS = ("png", "pdf", "csv")
-TABLES = ("claims.csv", "claims.json", "metrics.json", "provenance.json")
+PROVENANCE = "provenance.json"
 
 
 def output_names(paper: str) -> list[str]:
-    """Every file of `results/<paper>/`, relative to it."""
+    """Every file of `results/<paper>/`, relative to it; `provenance.json` last."""
     figures = [f"figures/{name}.{kind}" for name in spec.load(paper).figures for kind in FORMATS]
-    return ["index.html", *TABLES, *figures]
+    return [*figures, "index.html", "claims.csv", "claims.json", "metrics.json", PROVENANCE]
 
 
-def published_runs(paper: str, scale: ScaleName) -> list[PlannedRun]:
-    """Runs under published settings that are done and no part of `scale`: claims are judged by them, too."""
-    if scale == "paper":
-        return []
-    mine = {plan.identity.path for plan in spec.plan(paper, scale)}
-    return [
-        plan
-        for plan in spec.plan(paper, "paper")
-        if plan.identity.path not in mine and runs.is_done(spec.root() / "runs" / plan.identity.path, plan.identity.key)
-    ]
+def runs_of(paper: str, scale: ScaleName) -> list[PlannedRun]:
+    """The runs of a scale, and those under published settings that are done, by which claims are judged, too."""
+    shown = {run.identity.path: run for run in plan(paper, scale)}
+    others = [run for run in plan(paper, "paper") if run.identity.path not in shown]
+    folder = spec.root() / "runs"
+    return [*shown.values(), *(run for run in others if record.is_done(folder / run.identity.path, run.identity.key))]
 
 
-def digest_of_drawing(paper: str, scale: ScaleName) -> str:
-    """64 hex digits that change when what draws a paper does.
-
-    That is code by meaning, spec and claims by content, and runs under published settings beside those of the scale.
+def inputs_of(paper: str, scale: ScaleName) -> dict[str, str]:
+    """All that a drawing is made of, as it is now: file or run to a digest, of code by its meaning.
 
     Raises:
         RefigureError: A fault in the spec, the claims or the code.
     """
     room, folder = spec.load(paper), spec.root()
-    modules = sorted({figure.draw.partition(":")[0] for figure in room.figures.values()} | {"common.report.build"})
-    templates = sorted((folder / "common" / "report" / "templates").iterdir())
-    content = [
-        scale,
-        to_dict(room),
-        to_dict(claims.load(paper)),
-        [code_digest(code_manifest(folder, module)) for module in modules],
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in templates if path.is_file()],
-        [plan.identity.path.as_posix() for plan in published_runs(paper, scale)],
-    ]
-    return hashlib.sha256(canonical(content).encode()).hexdigest()
+    functions = [figure.draw.partition(":")[::2] for figure in room.figures.values()]
+    code = code_of(*dict.fromkeys(functions), ("common.report.build", "build"))
+    inputs = {file: digest_of(definitions) for file, definitions in code.manifest.items()}
+    for template in (folder / "common" / "report" / "templates").glob("*.j2"):
+        inputs[template.relative_to(folder).as_posix()] = record.sha256_of(template)
+    inputs[f"papers/{paper}/paper.yaml"] = digest_of([scale, to_dict(room)])
+    inputs[f"papers/{paper}/claims.yaml"] = digest_of(to_dict(claims.load(paper)))
+    for run in runs_of(paper, scale):
+        files = [_checksum(folder / "runs" / run.identity.path / name) for name in (record.DONE, record.PROVENANCE)]
+        inputs[f"runs/{run.identity}"] = digest_of([run.scale, to_dict(run.deviations), files])
+    return inputs
+
+
+def digest_of_drawing(paper: str, scale: ScaleName) -> str:
+    """64 hex digits that change when something does that a paper is drawn from.
+
+    Raises:
+        RefigureError: A fault in the spec, the claims or the code.
+    """
+    return digest_of(inputs_of(paper, scale))
+
+
+def is_current(paper: str, scale: ScaleName) -> bool:
+    """Whether `results/<paper>/` is what would be drawn now, whatever the times of its files.
+
+    Raises:
+        RefigureError: A fault in the spec, the claims or the code.
+    """
+    drawing = digest_of_drawing(paper, scale)
+    try:
+        return bool(checked_results(paper)["drawing"] == drawing)
+    except RefigureError:
+        return False
+
+
+def checked_results(paper: str) -> dict[str, Any]:
+    """The `provenance.json` of a paper's results, after comparing every file with it.
+
+    Raises:
+        RefigureError: A file is not there, or not as the build wrote it.
+    """
+    folder = spec.root() / "results" / paper
+    again = f"snakemake results/{paper} makes it again, dvc pull results/{paper} may bring it"
+    try:
+        provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        whole, files = provenance["digest"] == record.with_digest(provenance)["digest"], provenance["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RefigureError(f"{folder / PROVENANCE}: {error}; {again}") from None
+    changed = [name for name in output_names(paper)[:-1] if _checksum(folder / name) != files.get(name)]
+    for name in [*changed, *([] if whole else [PROVENANCE])]:
+        raise RefigureError(f"{folder / name} is not as it was drawn: {again}")
+    return provenance
+
+
+def _checksum(path: Path) -> str:
+    return record.sha256_of(path) if path.is_file() else "missing"
+
+
+def digest_of(value: Any) -> str:
+    """64 hex digits of plain data."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""From numbers of runs to verdicts on claims."""
+"""Numbers of runs in, verdicts out."""

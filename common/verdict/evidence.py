@@ -1,0 +1,98 @@
+"""The runs that speak for a paper's claims, and what they say."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from common.errors import RefigureError, suggest
+from common.room import claims, spec
+from common.room.claims import Claim, Measure
+from common.room.plan import PlannedRun, plan
+from common.room.spec import SCALES, ScaleName
+from common.run import record
+from common.run.record import FinishedRun
+from common.verdict.judge import Evidence, Judged, judge, not_run
+
+__all__ = ["evaluate"]
+
+
+def evaluate(paper: str, folder: Path | None = None, only: Collection[Path] | None = None) -> list[Judged]:
+    """Every claim of a paper, judged.
+
+    Arguments:
+        folder: Where runs lie; the repository's `runs/` when left out.
+        only: The runs that may be read, relative to it; all when left out.
+    """
+    shelf = _Shelf(paper, folder or spec.root() / "runs", only)
+    return [_evaluate(paper, claim, shelf) for claim in claims.load(paper)]
+
+
+def _evaluate(paper: str, claim: Claim, shelf: "_Shelf") -> Judged:
+    scales: list[ScaleName] = [claim.scale, *(scale for scale in reversed(SCALES) if scale != claim.scale)]
+    for scale in scales:
+        ours, *others = (shelf.evidence(claim, measure, scale) for measure in claim.measures)
+        if ours is not None and None not in others:
+            return judge(paper, claim, ours, others[0] if others else None, scale)
+    return not_run(paper, claim, _price(claim, shelf))
+
+
+def _price(claim: Claim, shelf: "_Shelf") -> str:
+    """What running the missing runs of a claim would take."""
+    lacking = [
+        run for measure in claim.measures for run in shelf.planned(measure, claim.scale) if shelf.run(run) is None
+    ]
+    missing = {each.identity.path: each for run in lacking for each in run.lineage if shelf.run(each) is None}
+    known = [run.expected for run in missing.values() if run.expected]
+    hours = sum(expected.seconds for expected in known) / 3600
+    cost = f"about {hours:.2g} h on {known[0].machine}" if known else "at a cost not measured yet"
+    return f"needs {len(missing)} run(s) at scale {claim.scale}, {cost}"
+
+
+class _Shelf:
+    """The planned runs of a paper, each scale planned once, and those of them that are done, each read once."""
+
+    def __init__(self, paper: str, folder: Path, only: Collection[Path] | None) -> None:
+        self._paper = paper
+        self._folder = folder
+        self._only = only
+        self._planned: dict[ScaleName, dict[tuple[str, str], list[PlannedRun]]] = {}
+        self._runs: dict[Path, FinishedRun | None] = {}
+
+    def planned(self, measure: Measure, scale: ScaleName) -> list[PlannedRun]:
+        """The runs of a measure at a scale."""
+        if scale not in self._planned:
+            self._planned[scale] = {}
+            for run in plan(self._paper, scale):
+                variant = (run.identity.experiment, run.identity.variant)
+                self._planned[scale].setdefault(variant, []).append(run)
+        return self._planned[scale].get((measure.experiment, measure.variant), [])
+
+    def run(self, planned: PlannedRun) -> FinishedRun | None:
+        """A planned run, if it is done and may be read."""
+        path = planned.identity.path
+        if self._only is not None and path not in self._only:
+            return None
+        if path not in self._runs:
+            is_there = (self._folder / path / record.DONE).is_file()
+            self._runs[path] = record.read(self._folder / path) if is_there else None
+        return self._runs[path]
+
+    def evidence(self, claim: Claim, measure: Measure, scale: ScaleName) -> Evidence | None:
+        """The measure over all seeds of a scale; None while one of its runs is missing."""
+        planned = self.planned(measure, scale)
+        done = [run for each in planned if (run := self.run(each)) is not None]
+        if not planned or len(done) < len(planned):
+            return None
+        values: dict[int, float] = {}
+        for run in done:
+            if measure.metric not in run.metrics and scale != claim.scale:
+                return None  # such as an accuracy after more classes than a small scale learns
+            if measure.metric not in run.metrics:
+                raise RefigureError(
+                    f"papers/{self._paper}/claims.yaml: {claim.id}: run {run.identity} has no metric "
+                    f"{measure.metric!r}; {suggest(measure.metric, run.metrics)}"
+                )
+            values |= dict(zip(run.seeds, run.metrics[measure.metric], strict=True))
+        deviations = {deviation for run in planned for deviation in run.deviations}
+        touching = {each.what for each in deviations if {"all", claim.id} & {*each.touches}}
+        carried = any(run.provenance.get("carried") for run in done)
+        return Evidence(values, tuple(str(run.identity) for run in done), tuple(sorted(touching)), carried)
