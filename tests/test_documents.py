@@ -11,8 +11,8 @@ import yaml
 import common
 from common.errors import RefigureError
 from common.room import spec
+from common.room.claims import Claim
 from common.room.config import build, read_yaml
-from common.verdict.claims import Claim
 
 HOME = Path(common.__file__).resolve().parents[1]
 KINDS = {"paper": spec.Paper, "claims": dict[Literal["claims"], list[Claim]]}
