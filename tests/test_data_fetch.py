@@ -1,7 +1,7 @@
 """Fetching: the order of places, verification, and the ways in which it can go wrong."""
 
-import builtins
 import errno
+import functools
 import hashlib
 import http.server
 import os
@@ -27,49 +27,43 @@ CONTENT = bytes(range(256)) * 40
 NAME = "toy.bin"
 
 
-def raw_file(urls: tuple[str, ...] = (), content: bytes = CONTENT) -> RawFile:
+def raw_file(*urls: str, content: bytes = CONTENT) -> RawFile:
     return RawFile(NAME, urls, hashlib.sha256(content).hexdigest(), hashlib.md5(content).hexdigest(), len(content))
 
 
-def toy(*sources: Source) -> DataSet:
-    return DataSet("toy", "a toy", sources, ("train",), "none", "none", "http://127.0.0.1/")
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        self.server.failures -= 1
+        if self.server.failures >= 0:
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, *args: object) -> None:
+        pass
 
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves a folder; `requests` lists the paths asked for; `failures` answers that many with status 503."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
         self.requests: list[str] = []
         self.failures = 0
-        server = self
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def __init__(self, *args: object) -> None:
-                super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
-
-            def do_GET(self) -> None:
-                server.requests.append(self.path)
-                if server.failures:
-                    server.failures -= 1
-                    self.send_error(503)
-                else:
-                    super().do_GET()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "www"
-    folder.mkdir()
-    running = Server(folder)
+def www(tmp_path: Path) -> Path:
+    (tmp_path / "www" / "toys").mkdir(parents=True)
+    return tmp_path / "www"
+
+
+@pytest.fixture
+def server(www: Path) -> Iterator[Server]:
+    """Serves the folder `www`."""
+    running = Server(www)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield running
@@ -83,24 +77,33 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache and mirror, no repository around, and no waiting between tries."""
     monkeypatch.setenv("REFIGURE_DATA", str(tmp_path / "cache"))
     monkeypatch.setenv("REFIGURE_MIRROR", str(tmp_path / "mirror"))
-    (tmp_path / "mirror" / "toys").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    for folder in ("mirror/toys", "repository/data/toys", "repository/.git", "cache/toy"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return tmp_path / "cache" / "toy"
 
 
 @pytest.fixture
-def mirror(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy's file in a mirror; the set has no other home."""
-    monkeypatch.setitem(registry.DATASETS, "toy", toy(Source((raw_file(),), "idx", "toys")))
-    path = tmp_path / "mirror" / "toys" / NAME
+    use(monkeypatch, Source((raw_file(),), "idx", "toys"))
+    path = cache.parents[1] / "mirror" / "toys" / NAME
     path.write_bytes(CONTENT)
     return path
 
 
+def use(monkeypatch: pytest.MonkeyPatch, *sources: Source) -> None:
+    entry = DataSet("toy", "a toy", sources, ("train",), "none", "none", "http://127.0.0.1/")
+    monkeypatch.setitem(registry.DATASETS, "toy", entry)
+
+
 def use_url(monkeypatch: pytest.MonkeyPatch, *urls: str) -> None:
-    monkeypatch.setitem(registry.DATASETS, "toy", toy(Source((raw_file(urls),), "idx", "toys")))
+    use(monkeypatch, Source((raw_file(*urls),), "idx", "toys"))
+
+
+def fetched() -> bytes:
+    return fetching.fetch("toy")[NAME].read_bytes()
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -116,53 +119,33 @@ def closed_port() -> str:
 # --- places, in their order
 
 
-def test_from_a_mirror_folder_then_from_the_cache(mirror: Path, cache: Path) -> None:
+@pytest.mark.parametrize("place", ["cache/toy", "mirror/toys", "repository/data/toys", "www"])
+def test_places_in_their_order(
+    place: str, cache: Path, www: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_url(monkeypatch, f"{server.url}/{NAME}")
+    monkeypatch.chdir(tmp_path / "repository" / "data")
+    (tmp_path / place / NAME).write_bytes(CONTENT)
+    assert fetched() == CONTENT
     assert fetching.fetch("toy") == {NAME: cache / NAME}
-    assert (cache / NAME).read_bytes() == CONTENT
-    mirror.unlink()
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert server.requests == ([f"/{NAME}"] if place == "www" else [])
+    (tmp_path / place / NAME).unlink(missing_ok=place == "cache/toy")
+    assert place == "cache/toy" or fetched() == CONTENT
     assert leftovers(cache) == []
 
 
-def test_from_a_mirror_url(cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "www" / "toys").mkdir()
-    (tmp_path / "www" / "toys" / NAME).write_bytes(CONTENT)
+def test_from_a_mirror_url(cache: Path, www: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    (www / "toys" / NAME).write_bytes(CONTENT)
     monkeypatch.setenv("REFIGURE_MIRROR", server.url + "/")
     use_url(monkeypatch, closed_port() + "/never")
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert fetched() == CONTENT
     assert server.requests == [f"/toys/{NAME}"]
 
 
-def test_from_the_data_folder_of_the_repository_around(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_url(monkeypatch, closed_port() + "/never")
-    placed = tmp_path / "repo" / "data" / "toys" / NAME
-    placed.parent.mkdir(parents=True)
-    placed.write_bytes(CONTENT)
-    (tmp_path / "repo" / ".git").mkdir()
-    (tmp_path / "repo" / "papers").mkdir()
-    monkeypatch.chdir(tmp_path / "repo" / "papers")
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
-
-
-def test_from_an_official_url(cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "www" / NAME).write_bytes(CONTENT)
-    use_url(monkeypatch, f"{server.url}/{NAME}")
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
-
-
-def test_put_by_hand_into_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_url(monkeypatch, closed_port() + "/never")
-    cache.mkdir(parents=True)
-    (cache / NAME).write_bytes(CONTENT)
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
-
-
-def test_an_exact_repacking_serves_when_it_is_near(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exact_repacking_serves_when_it_is_near(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official = Source((RawFile("official.zip", (closed_port() + "/never",), "0" * 64),), "idx", "toys")
     packing = Source((raw_file(),), "idx", "toys")
-    monkeypatch.setitem(registry.DATASETS, "toy", toy(official, packing))
+    use(monkeypatch, official, packing)
     source, paths = fetching.obtain("toy")
     assert source is packing
     assert list(paths) == [NAME]
@@ -175,75 +158,52 @@ def test_an_exact_repacking_serves_when_it_is_near(mirror: Path, cache: Path, mo
 def test_damaged_cache_is_named_set_aside_and_fetched_again(
     damage: bytes, mirror: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache.mkdir(parents=True)
     (cache / NAME).write_bytes(damage)
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert fetched() == CONTENT
     assert (cache / f"{NAME}.corrupt").read_bytes() == damage
     (warning,) = caplog.messages
     assert str(cache / NAME) in warning
     assert f"{NAME}.corrupt" in warning
 
 
-def test_damaged_mirror_is_named_and_the_url_serves(
-    mirror: Path,
-    cache: Path,
-    server: Server,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_damaged_places_are_named_and_the_next_one_serves(
+    mirror: Path, www: Path, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     mirror.write_bytes(CONTENT[:-1] + b"?")
-    (tmp_path / "www" / NAME).write_bytes(CONTENT)
-    use_url(monkeypatch, f"{server.url}/{NAME}")
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
-    assert any(str(mirror) in message for message in caplog.messages)
+    (www / "bad").write_bytes(CONTENT[::-1])
+    (www / "good").write_bytes(CONTENT)
+    use_url(monkeypatch, f"{server.url}/missing", f"{server.url}/bad", f"{server.url}/good")
+    assert fetched() == CONTENT
+    assert server.requests == ["/missing", "/bad", "/good"], "neither a 404 nor a wrong file is asked for again"
+    assert [place in " ".join(caplog.messages) for place in (str(mirror), "/bad", "/good")] == [True, True, False]
     assert mirror.exists(), "a mirror is not ours to change"
 
 
-def test_wrong_file_at_one_url_and_the_right_one_at_the_next(
-    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "www" / "bad").write_bytes(CONTENT[::-1])
-    (tmp_path / "www" / "good").write_bytes(CONTENT)
-    use_url(monkeypatch, f"{server.url}/missing", f"{server.url}/bad", f"{server.url}/good")
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
-    assert server.requests.count("/missing") == 1, "a 404 is not tried again"
-
-
-def test_a_busy_server_is_asked_again(
-    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "www" / NAME).write_bytes(CONTENT)
+def test_a_busy_server_is_asked_again(cache: Path, www: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    (www / NAME).write_bytes(CONTENT)
     server.failures = 2
     use_url(monkeypatch, f"{server.url}/{NAME}")
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert fetched() == CONTENT
 
 
 def test_when_all_fails_the_line_names_urls_and_the_place(
-    mirror: Path, cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mirror: Path, cache: Path, www: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirror.write_bytes(b"damaged")
-    (tmp_path / "www" / "bad").write_bytes(CONTENT[::-1])
+    (www / "bad").write_bytes(CONTENT[::-1])
     urls = (f"{server.url}/bad", f"{server.url}/missing", closed_port() + "/off")
     use_url(monkeypatch, *urls)
     with pytest.raises(RefigureError) as caught:
         fetching.fetch("toy")
     message = str(caught.value)
     assert "\n" not in message
-    for part in (
-        *urls,
-        str(mirror),
-        str(cache / NAME),
-        "404",
-        "no connection",
-        hashlib.sha256(CONTENT).hexdigest(),
-    ):
+    for part in (*urls, str(mirror), str(cache / NAME), "404", "no connection", hashlib.sha256(CONTENT).hexdigest()):
         assert part in message
     assert not (cache / NAME).exists()
     assert leftovers(cache) == []
 
 
-def test_a_set_that_only_mirrors_hold_says_so(mirror: Path, cache: Path) -> None:
+def test_a_set_that_only_mirrors_hold_says_so(mirror: Path) -> None:
     mirror.unlink()
     with pytest.raises(RefigureError, match="REFIGURE_MIRROR"):
         fetching.fetch("toy")
@@ -252,14 +212,7 @@ def test_a_set_that_only_mirrors_hold_says_so(mirror: Path, cache: Path) -> None
 def test_without_pooch_a_mirror_works_and_a_download_says_what_it_needs(
     mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def without_pooch(name: str, *args: object, **kwargs: object) -> object:
-        if name == "pooch":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without_pooch)
+    monkeypatch.setitem(sys.modules, "pooch", None)
     fetching.fetch("toy")
     shutil.rmtree(cache)
     mirror.unlink()
@@ -276,14 +229,20 @@ def test_without_pooch_a_mirror_works_and_a_download_says_what_it_needs(
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 @pytest.mark.parametrize("place", ["mirror", "home"])
 def test_a_copy_cut_short_leaves_nothing(
-    place: str, error: BaseException, mirror: Path, cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    place: str,
+    error: BaseException,
+    mirror: Path,
+    cache: Path,
+    www: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def cut(source: object, target: str, *_: object) -> None:
         Path(target).write_bytes(CONTENT[:500])
         raise error
 
     if place == "home":
-        shutil.move(mirror, mirror.parents[2] / "www" / NAME)
+        shutil.move(mirror, www / NAME)
         use_url(monkeypatch, f"{server.url}/{NAME}")
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "copyfile", cut)
@@ -292,7 +251,7 @@ def test_a_copy_cut_short_leaves_nothing(
             fetching.fetch("toy")
     assert leftovers(cache) == []
     assert not (cache / NAME).exists()
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert fetched() == CONTENT
 
 
 def test_what_a_killed_process_left_is_removed(mirror: Path, cache: Path) -> None:
@@ -303,11 +262,8 @@ def test_what_a_killed_process_left_is_removed(mirror: Path, cache: Path) -> Non
     assert leftovers(cache) == []
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(
-    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("REFIGURE_DATA", str(tmp_path / "file"))
+def test_a_cache_that_cannot_be_written_is_one_line(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFIGURE_DATA", str(mirror))
     with pytest.raises(RefigureError, match="cannot write to the data cache"):
         fetching.fetch("toy")
 
@@ -331,9 +287,7 @@ def test_two_processes_at_once_copy_it_once(mirror: Path, cache: Path) -> None:
     command = [sys.executable, "-c", CHILD, hashlib.sha256(content).hexdigest()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     children = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    copies = [int(child.communicate(timeout=60)[0]) for child in children]
-    assert [child.returncode for child in children] == [0, 0]
-    assert sorted(copies) == [0, 1]
+    assert sorted(child.communicate(timeout=60)[0].strip() for child in children) == ["0", "1"]
     assert (cache / NAME).read_bytes() == content
 
 
@@ -349,67 +303,63 @@ def test_verify_names_what_fetch_mends(mirror: Path, cache: Path) -> None:
     os.utime(cache / NAME, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     ((_, status),) = fetching.verify("toy")
     assert status.startswith("damaged: sha256")
-    assert fetching.fetch("toy")[NAME].read_bytes() == CONTENT
+    assert fetched() == CONTENT
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_truncation_or_flipped_bit_is_detected(tmp_path: Path, data: st.DataObject) -> None:
     content = data.draw(st.binary(min_size=1, max_size=300))
-    raw = raw_file(content=content)
-    path = tmp_path / NAME
+    raw, path = raw_file(content=content), tmp_path / NAME
     path.write_bytes(content)
     assert fetching.fault(path, raw) is None
     if data.draw(st.booleans()):
         path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     else:
         bit = data.draw(st.integers(0, 8 * len(content) - 1))
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
-    sizeless = RawFile(NAME, (), raw.sha256)
-    only_md5 = RawFile(NAME, (), None, raw.md5)
-    assert all(fetching.fault(path, known) for known in (raw, sizeless, only_md5))
+        path.write_bytes((int.from_bytes(content) ^ 1 << bit).to_bytes(len(content)))
+    assert all(
+        fetching.fault(path, known) for known in (raw, RawFile(NAME, (), raw.sha256), RawFile(NAME, md5=raw.md5))
+    )
 
 
 # --- DVC
 
 
-def dvc(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dvc", *map(str, arguments)]
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
-
-
 @pytest.mark.slow
 def test_dvc_pulls_from_the_official_home_and_checks(
-    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, www: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A project as `data/` is: a remote a file, whose address is the file's."""
+    """A project as `data/` is: a remote for each file, whose address is the file's."""
     pytest.importorskip("dvc", reason="dvc is not installed")
+    root, target = tmp_path / "project", tmp_path / "project" / "data" / "toys" / NAME
+
+    def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command, environment = [sys.executable, "-m", "dvc", *arguments], {**os.environ, "DVC_NO_ANALYTICS": "1"}
+        return subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True, check=False)
+
     use_url(monkeypatch, f"{server.url}/{NAME}")
-    root, target = tmp_path / "repo", tmp_path / "repo" / "data" / "toys" / NAME
     subprocess.run(["git", "init", "-q", root], check=True)
-    assert dvc("init", "-q", cwd=root).returncode == 0
+    assert dvc("init", "-q").returncode == 0
     for folder in (root / "data" / ".dvc", target.parent):
         folder.mkdir(parents=True)
     out = {"path": NAME, "md5": raw_file().md5, "size": len(CONTENT), "hash": "md5", "push": False, "remote": "toy"}
     (target.parent / f"{NAME}.dvc").write_text(yaml.safe_dump({"outs": [out]}))
     config = f'[\'remote "toy"\']\n    url = "{server.url}/{NAME}#"\n    verify = true\n'
     (root / "data" / ".dvc" / "config").write_text(config)
-    assert dvc("pull", cwd=root).returncode == 0, "at the root, raw data is not pulled"
-    assert "not in cache" not in dvc("status", cwd=root).stdout
+    assert dvc("pull").returncode == 0, "at the root, raw data is not pulled"
+    assert "not in cache" not in dvc("status").stdout
 
-    (tmp_path / "www" / NAME).write_bytes(CONTENT[::-1])
-    assert dvc("--cd", "data", "pull", "-R", "toys", cwd=root).returncode != 0, "a wrong file is refused"
+    (www / NAME).write_bytes(CONTENT[::-1])
+    assert dvc("--cd", "data", "pull", "-R", "toys").returncode != 0, "a wrong file is refused"
     assert not target.exists()
 
-    (tmp_path / "www" / NAME).write_bytes(CONTENT)
-    assert dvc("--cd", "data", "pull", "-R", "toys", cwd=root).returncode == 0
+    (www / NAME).write_bytes(CONTENT)
+    assert dvc("--cd", "data", "pull", "-R", "toys").returncode == 0
     assert target.read_bytes() == CONTENT
-    assert "up to date" in dvc("--cd", "data", "status", cwd=root).stdout
+    assert "up to date" in dvc("--cd", "data", "status").stdout
 
     target.unlink()
     shutil.rmtree(root / "data" / ".dvc" / "cache")
     assert dvcfiles.adopt("toy", root / "data") == [target]
-    assert "up to date" in dvc("--cd", "data", "status", cwd=root).stdout, "clean however the file got there"
+    assert "up to date" in dvc("--cd", "data", "status").stdout, "clean however the file got there"

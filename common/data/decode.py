@@ -21,12 +21,9 @@ _where = ""
 
 
 def declare(names: Collection[str] | None, where: str = "") -> None:
-    """Say which data sets this process may `load`; None, as at the start, allows any.
+    """Say which data sets this process may `load` (None allows any), and where they are declared, for the error's line.
 
     A run's key names the data that its experiment declares, so all that it reads must be among that.
-
-    Arguments:
-        where: The place of the declaration, such as `papers/deq/paper.yaml: copy/deq_50`, for the error's line.
     """
     global _declared, _where
     _declared, _where = names, where or "the experiment in papers/<paper>/paper.yaml"

@@ -28,8 +28,8 @@ def decode(source: Source, paths: Files) -> Iterator[Piece]:
     try:
         yield from DECODERS[source.decoder](paths)
     except (ValueError, KeyError, IndexError, EOFError, OSError, zlib.error, wave.Error) as error:
-        names = ", ".join(map(str, paths.values()))
-        raise RefigureError(f"{names}: not in the expected format ({source.decoder}: {error})") from error
+        files = ", ".join(map(str, paths.values()))
+        raise RefigureError(f"{files}: not in the expected format ({source.decoder}: {error})") from error
 
 
 def picture(content: bytes, mode: str) -> np.ndarray:
@@ -101,8 +101,7 @@ def omniglot_zip(paths: Files) -> Iterator[Piece]:
 def omniglot_runs(paths: Files) -> Iterator[Piece]:
     """Official: `run<nn>/{training/class<nn>,test/item<nn>}.png` and `run<nn>/class_labels.txt`."""
     (archive,) = paths.values()
-    drawings = {part: np.zeros((20, 20, SIDE, SIDE), np.uint8) for part in ("train", "test")}
-    answers = np.zeros((20, 20), np.uint8)
+    drawings, answers = np.zeros((2, 20, 20, SIDE, SIDE), np.uint8), np.zeros((20, 20), np.uint8)
     for path, content in members(archive, lambda path: path.startswith("run")):
         folder, _, file = path.partition("/")
         run = int(folder.removeprefix("run")) - 1
@@ -111,9 +110,8 @@ def omniglot_runs(paths: Files) -> Iterator[Piece]:
                 item, answer = (int(part.removesuffix(".png")[-2:]) - 1 for part in line.split())
                 answers[run, item] = answer
         elif file.endswith(".png"):
-            part = "test" if file.startswith("test/") else "train"
-            drawings[part][run, int(file.removesuffix(".png")[-2:]) - 1] = ink(content)
-    yield from (("test/train", drawings["train"]), ("test/test", drawings["test"]), ("test/answers", answers))
+            drawings[int(file.startswith("test/")), run, int(file.removesuffix(".png")[-2:]) - 1] = ink(content)
+    yield from (("test/train", drawings[0]), ("test/test", drawings[1]), ("test/answers", answers))
 
 
 def cifar10_binary(paths: Files) -> Iterator[Piece]:
@@ -219,8 +217,8 @@ def fsdd_archive(paths: Files) -> Iterator[Piece]:
 def tiny_imagenet_zip(paths: Files) -> Iterator[Piece]:
     """Official: JPEG files by class; classes numbered as in `wnids.txt`, training images by class and number."""
     (archive,) = paths.values()
-    ends = ("/wnids.txt", "/words.txt", "/val_annotations.txt")
-    lists = {path.rpartition("/")[2]: text.decode() for path, text in members(archive, lambda p: p.endswith(ends))}
+    texts = members(archive, lambda path: path.endswith(("/wnids.txt", "/words.txt", "/val_annotations.txt")))
+    lists = {path.rpartition("/")[2]: text.decode() for path, text in texts}
     wnids = lists["wnids.txt"].split()
     number = {wnid: index for index, wnid in enumerate(wnids)}
     words = dict(line.split("\t", 1) for line in lists["words.txt"].splitlines() if "\t" in line)

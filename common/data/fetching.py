@@ -190,16 +190,14 @@ def _download(url: str, raw: RawFile, retries: int, folder: Path) -> str | None:
         return "a download needs the package pooch: pip install 'refigure[workflow]'"
     pooch.get_logger().setLevel(logging.WARNING)
     headers = {"Accept-Encoding": "identity"}  # some servers would have the client unpack the .gz
-    seconds = (10.0, 60.0)  # to connect, and to wait for the next bytes
-    stream = pooch.HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 16, timeout=seconds, headers=headers)
+    stream = pooch.HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 16, timeout=(10.0, 60.0), headers=headers)
 
     def attempt(address: str, target: str, caller: object) -> None:
         try:
             stream(address, target, caller)
         except requests.HTTPError as error:
             status = getattr(error.response, "status_code", 0)
-            final = 400 <= status < 500 and status not in (408, 429)
-            # pooch tries again after a ValueError, and not after an OSError.
+            final = 400 <= status < 500 and status not in (408, 429)  # pooch does not try again after OSError
             raise (OSError if final else ValueError)(f"the server answered {status}") from error
 
     def write(part: Path) -> None:

@@ -20,11 +20,10 @@ __all__ = ["DATASETS", "DataSet", "RawFile", "Source", "Split", "deviation", "ge
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file as its publisher serves it."""
+    """A file as its publisher serves it; `urls` are tried in turn; a repacking that mirrors alone hold has none."""
 
     name: str
     urls: Sequence[str] = ()
-    """Official homes, in the order of trying; empty for a repacking that exists only in mirrors."""
     sha256: str | None = None
     md5: str | None = None
     size: int | None = None
@@ -37,13 +36,11 @@ class RawFile:
 
 @dataclass(frozen=True)
 class Source:
-    """Files that one decoder turns into a data set's arrays."""
+    """Files that a function of `DECODERS` turns into arrays; they lie in `folder` of a mirror and of `data/`."""
 
     files: tuple[RawFile, ...]
     decoder: str
-    """Name of a function in `common.data.decoders.DECODERS`."""
     folder: str
-    """Folder of a mirror, and of the repository's `data/`, that holds the files."""
 
 
 @dataclass(frozen=True)

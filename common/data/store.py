@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from common import atomic
 from common.data import registry
 from common.data.registry import DataSet, Split
 from common.errors import RefigureError
@@ -48,7 +47,7 @@ def write(folder: Path, entry: DataSet, pieces: Iterable[Piece]) -> tuple[dict[s
         else:
             names[key] = [str(name) for name in value]
     record = {"data": registry.identity(entry.name), "arrays": content, "names": names}
-    atomic.write_json(folder / RECORD, {**record, "sha256": _digest(record)})
+    (folder / RECORD).write_text(json.dumps({**record, "sha256": _digest(record)}, indent=1), encoding="utf-8")
     return content, checks
 
 
