@@ -234,9 +234,9 @@ def test_a_damaged_checkpoint_is_one_line(toy: Toy, capsys: pytest.CaptureFixtur
 
 def test_the_checkpoint_of_another_configuration_is_refused(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = crashed(toy)
-    other = toy.folder(toy.plan())
-    (other / record.RESUME).parent.mkdir(parents=True)
-    (other / record.RESUME).write_bytes((folder / record.RESUME).read_bytes())
+    target = toy.folder(toy.plan())
+    (target / record.RESUME).parent.mkdir(parents=True)
+    (target / record.RESUME).write_bytes((folder / record.RESUME).read_bytes())
     capsys.readouterr()
     assert toy.one() == 1
     assert "belongs to another configuration" in fault_of(capsys.readouterr().err)

@@ -122,7 +122,7 @@ def test_states_are_digested_after_chunks_1_2_4_8() -> None:
 
 def test_a_digest_is_of_names_types_shapes_and_bytes() -> None:
     state = {"a": np.arange(6, dtype=np.float32), "b": np.zeros(2)}
-    others: list[State] = [
+    changed: list[State] = [
         {"a": state["a"], "c": state["b"]},
         {"a": state["a"].astype(np.float64), "b": state["b"]},
         {"a": state["a"].view(np.int32), "b": state["b"]},
@@ -130,7 +130,7 @@ def test_a_digest_is_of_names_types_shapes_and_bytes() -> None:
         {"a": state["a"], "b": -state["b"]},
         {"a": state["a"]},
     ]
-    assert len({digest(each) for each in [state, *others]}) == 1 + len(others)
+    assert len({digest(each) for each in [state, *changed]}) == 1 + len(changed)
     strided = {"b": np.zeros((2, 2))[:, 0], "a": np.arange(12, dtype=np.float32)[::2] / 2}
     assert digest(strided) == digest(state)
 

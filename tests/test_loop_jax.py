@@ -154,9 +154,9 @@ def test_seeds_trained_as_a_batch_equal_seeds_trained_alone() -> None:
         alone = scan_train(STEP, init(jax_key(seed)), steps=40, chunk=20, recorder=Memory())
         for name, array in flatten_jax(alone).items():
             np.testing.assert_allclose(batch[name][member], array, rtol=1e-3, atol=1e-5)
-    others = train([0, 7, 8, 9], Memory())
-    assert all(np.array_equal(others[name][0], batch[name][0]) for name in batch)
-    assert not np.array_equal(others["model/layers/0/weight"][1], batch["model/layers/0/weight"][1])
+    elsewhere = train([0, 7, 8, 9], Memory())
+    assert all(np.array_equal(elsewhere[name][0], batch[name][0]) for name in batch)
+    assert not np.array_equal(elsewhere["model/layers/0/weight"][1], batch["model/layers/0/weight"][1])
     assert [np.shape(line["loss"]) for _, line in recorder.lines] == [(4,), (4,)]
 
 
@@ -182,12 +182,12 @@ plain = batch_seeds(init, range(4))
 split = shard(plain)
 assert len(split.model.layers[0].weight.sharding.device_set) == 2
 train = lambda recorder, states=split: scan_train(batch_step(STEP), states, steps=12, chunk=4, recorder=recorder)
-one, two = train(Memory(), plain), train(Memory())
-weight = two.model.layers[0].weight
+alone, both = train(Memory(), plain), train(Memory())
+weight = both.model.layers[0].weight
 assert {shard.data.shape for shard in weight.addressable_shards} == {(2, 8, 2)}, weight.sharding
-for name, array in flatten_jax(one).items():
-    np.testing.assert_allclose(flatten_jax(two)[name], array, rtol=1e-3, atol=1e-5)
-assert same(train(interrupted(train, 4)), two)
+for name, array in flatten_jax(alone).items():
+    np.testing.assert_allclose(flatten_jax(both)[name], array, rtol=1e-3, atol=1e-5)
+assert same(train(interrupted(train, 4)), both)
 with pytest.raises(RefigureError, match="length 3 cannot be split over 2"):
     shard({"a": jnp.ones(3), "scalar": jnp.ones(())})
 """
