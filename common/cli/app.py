@@ -1,17 +1,18 @@
 """What each word of `refigure` does; the work is in the modules it imports when asked."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from common.errors import RefigureError
 from common.room import spec
 from common.room.config import to_dict
+
+if TYPE_CHECKING:
+    from common.verdict.judge import Judged
 
 __all__ = ["app"]
 
@@ -41,60 +42,48 @@ def _data_sets(incomplete: str) -> list[str]:
 
 
 Paper = Annotated[str, typer.Argument(help="Name of a paper.", autocompletion=_papers)]
+Papers = Annotated[list[str] | None, typer.Argument(help="Papers; all when left out.", autocompletion=_papers)]
 Scale = Annotated[str, typer.Option(help="smoke, cpu or paper.", autocompletion=lambda: list(spec.SCALES))]
+Names = Annotated[list[str], typer.Argument(help="Data sets.", autocompletion=_data_sets)]
 
 
-def _scale(name: str) -> spec.ScaleName:
-    return next((scale for scale in spec.SCALES if scale == name), None) or _no_scale(name)
-
-
-def _no_scale(name: str) -> spec.ScaleName:
-    from common.errors import suggest
-
-    raise RefigureError(f"no scale {name!r}; {suggest(name, spec.SCALES)}")
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _table(*columns: str, rows: Iterable[Iterable[str]], right: Iterable[str] = ()) -> None:
+    """Print a table, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    _console().print(table)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
 
 
 @app.command("list")
 def list_papers() -> None:
     """What there is: papers and their experiments."""
-    rows = []
-    for paper in spec.papers():
-        room = spec.load(paper)
-        for name, experiment in room.experiments.items():
-            scales = " ".join(scale for scale in spec.SCALES if scale in experiment.scales)
-            rows.append([paper, name, str(len(experiment.variants)), scales, experiment.summary])
+    rows = [
+        [paper, name, str(len(experiment.variants)), " ".join(s for s in spec.SCALES if s in experiment.scales),
+         experiment.summary]
+        for paper in spec.papers()
+        for name, experiment in spec.load(paper).experiments.items()
+    ]  # fmt: skip
     _table("paper", "experiment", "variants", "scales", "shows", rows=rows, right=["variants"])
 
 
 @app.command()
 def status(paper: Paper) -> None:
-    """Runs done, missing and stale, and what the missing ones would take on this machine."""
-    from common.cli.status import estimate, survey
+    """Runs done, missing and stale; what a run, and all that are missing, took where they were measured."""
+    from common.cli.status import COLUMNS, survey
 
-    rows = []
-    for line in survey(paper):
-        time, memory = estimate(line.missing)
-        rows.append(
-            [line.experiment, line.scale, str(line.done), str(len(line.missing)), str(line.stale), time, memory]
-        )
-    _table(
-        "experiment", "scale", "done", "missing", "stale", "time left here", "memory",
-        rows=rows, right=["done", "missing", "stale", "time left here", "memory"],
-    )  # fmt: skip
+    _table(*COLUMNS, rows=survey(paper), right=COLUMNS[2:-1])
 
 
 @app.command()
@@ -105,42 +94,42 @@ def diff(
 ) -> None:
     """Published against ours. Exits with 1 when a claim that once matched no longer does."""
     from common.cli.history import committed_verdicts
-    from common.report.page import number
-    from common.verdict import claims
+    from common.verdict.evidence import evaluate
+    from common.verdict.judge import regressions
 
-    fallen: list[tuple[Any, str]] = []
-    judged = []
-    before: dict[str, Any] = {}
+    fallen: list[tuple[Judged, str]] = []
+    judged: list[Judged] = []
+    before: dict[str, str] = {}
     for name in [paper] if paper else spec.papers():
-        found = claims.evaluate(name)
-        earlier = committed_verdicts(name, rev)
-        before |= {f"{name}/{entry['id']}": entry for entry in earlier}
-        fallen += claims.regressions(found, earlier)
-        judged += found
+        now, earlier = evaluate(name), committed_verdicts(name, rev)
+        before |= {f"{name}/{entry['id']}": entry["verdict"] for entry in earlier}
+        fallen += regressions(now, earlier)
+        judged += now
     if as_json:
-        records = [to_dict(claim) for claim in judged]
+        records: list[dict[str, Any]] = to_dict(judged)
         if rev:
-            records = [{**r, "before": before.get(f"{r['paper']}/{r['id']}", {}).get("verdict")} for r in records]
+            records = [{**record, "before": before.get(f"{record['paper']}/{record['id']}")} for record in records]
         print(json.dumps(records, indent=1))
     else:
-        rows = []
-        for claim in judged:
-            colour = COLOURS[claim.verdict]
-            ours = number(claim.ours)
-            if claim.interval:
-                ours += f" [{number(claim.interval[0])}, {number(claim.interval[1])}]"
-            published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
-            row = [claim.id, published, ours, str(claim.n_seeds), number(claim.difference)]
-            if rev:
-                entry = before.get(f"{claim.paper}/{claim.id}")
-                row.append(entry["verdict"] if entry else "–")
-            rows.append([*row, f"[{colour}]{claim.verdict}[/{colour}]", claim.reason.replace("[", "\\[")])
-        names = ["claim", "published", "ours", "seeds", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
-        _table(*names, rows=rows, right=["published", "seeds", "difference"])
+        _print_claims(judged, before, rev)
     for claim, verdict in fallen:
         typer.echo(f"no longer stands: {claim.paper}/{claim.id} was {verdict!r}, is {claim.verdict!r}", err=True)
     if fallen:
         raise typer.Exit(1)
+
+
+def _print_claims(judged: "list[Judged]", before: dict[str, str], rev: str | None) -> None:
+    from common.report.page import measured, number
+
+    rows = []
+    for claim in judged:
+        colour, earlier = COLOURS[claim.verdict], before.get(f"{claim.paper}/{claim.id}", "–")
+        published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
+        numbers = [claim.id, published, measured(claim), str(claim.n_seeds), number(claim.difference)]
+        verdict = f"[{colour}]{claim.verdict}[/{colour}]{', carried' if claim.carried else ''}"
+        rows.append([*numbers, *([earlier] if rev else []), verdict, claim.reason.replace("[", "\\[")])
+    names = ["claim", "published", "ours", "seeds", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
+    _table(*names, rows=rows, right=["published", "seeds", "difference"])
 
 
 @app.command()
@@ -151,15 +140,43 @@ def explain(
     """Why runs are done again: which input of the key changed, against which earlier run."""
     from common.cli.explain import explain_paper, explain_run
 
-    lines: Iterable[str] = ()
-    if target in spec.papers():
-        lines = explain_paper(target, _scale(scale))
-    elif Path(target).exists() or "/" in target:
-        lines = explain_run(target, _scale(scale))
-    else:
-        spec.load(target)  # says which papers there are
-    for line in lines:
+    is_folder = target not in spec.papers() and (Path(target).exists() or "/" in target)
+    _say((explain_run if is_folder else explain_paper)(target, spec.scale_name(scale)))
+
+
+@app.command()
+def carry(
+    paper: Paper,
+    experiment: Annotated[str | None, typer.Option(help="This experiment alone.")] = None,
+    jobs: Annotated[int, typer.Option(help="Replays at once.", min=1)] = 1,
+    every_seed: Annotated[bool, typer.Option("--every-seed", help="Replay each run, not one a variant.")] = False,
+) -> None:
+    """Keep runs whose code was rewritten: replay their openings, file under today's keys what is equal to the last bit.
+
+    Exits with 1 when a run was not carried.
+    """
+    from common.run import carry as carrying
+
+    refused = False
+    for line in carrying.carry(paper, experiment, jobs=jobs, every_seed=every_seed):
         typer.echo(line)
+        refused |= ": not carried: " in line
+    if refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    papers: Papers = None,
+    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Name such runs, and let them pass.")] = False,
+) -> None:
+    """Whether the code of all runs can be found: exits with 1 on unknown revisions and trees with changes."""
+    from common.cli.history import untraceable
+
+    lines = [line for paper in papers or spec.papers() for line in untraceable(paper)]
+    _say(lines)
+    if lines and not allow_unknown:
+        raise typer.Exit(1)
 
 
 @app.command("import")
@@ -170,8 +187,7 @@ def import_runs(
     """Bring home runs made elsewhere: verified, filed under runs/."""
     from common.cli.imports import import_all
 
-    for line in import_all(folders, replace=replace):
-        typer.echo(line)
+    _say(import_all(folders, replace=replace))
 
 
 @app.command()
@@ -179,8 +195,7 @@ def new(name: Annotated[str, typer.Argument(help="Name of the paper, such as my_
     """A room for another paper: it runs, tests and draws at once, ready to be filled."""
     from common.cli.new import make_room
 
-    for line in make_room(name):
-        typer.echo(line)
+    _say(make_room(name))
 
 
 @app.command()
@@ -193,8 +208,6 @@ def prune(
 
     for folder in superfluous(paper):
         if delete:
-            import shutil
-
             shutil.rmtree(folder)
         typer.echo(f"{'deleted' if delete else 'not needed'}: {folder}")
 
@@ -207,15 +220,6 @@ def gallery() -> None:
     typer.echo(f"drawn: {build()}")
 
 
-@app.command()
-def schema() -> None:
-    """Rewrite workflow/schemas/, the JSON Schemas for editors, from the dataclasses."""
-    from common.report.schemas import write
-
-    for path in write(spec.root()):
-        typer.echo(f"written: {path}")
-
-
 @data_app.command("list")
 def data_list() -> None:
     """Data sets, their licences, and how stand-ins deviate."""
@@ -225,17 +229,12 @@ def data_list() -> None:
     _table("name", "title", "licence", "deviation", rows=rows)
 
 
-Names = Annotated[list[str], typer.Argument(help="Data sets.", autocompletion=_data_sets)]
-
-
 @data_app.command("fetch")
 def data_fetch(names: Names) -> None:
     """Fetch and verify data sets: from REFIGURE_MIRROR if it is set, else from their official homes."""
     from common import data
 
-    for name in names:
-        for path in data.fetch(name).values():
-            typer.echo(f"{name}: {path}")
+    _say(f"{name}: {path}" for name in names for path in data.fetch(name).values())
 
 
 @data_app.command("verify")
@@ -243,10 +242,7 @@ def data_verify(names: Names) -> None:
     """Hash every file of data sets again; exits with 1 when one is missing or damaged."""
     from common import data
 
-    wrong = False
-    for name in names:
-        for file, found in data.verify(name):
-            typer.echo(f"{name}: {file}: {found}")
-            wrong |= not found.startswith("ok")
-    if wrong:
+    checked = [(name, file, state) for name in names for file, state in data.verify(name)]
+    _say(f"{name}: {file}: {state}" for name, file, state in checked)
+    if any(not state.startswith("ok") for _, _, state in checked):
         raise typer.Exit(1)

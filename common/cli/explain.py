@@ -7,18 +7,19 @@ from typing import Any
 
 from common.errors import RefigureError
 from common.room import spec
-from common.room.spec import SCALES, PlannedRun, ScaleName
-from common.run import record as runs
+from common.room.identity import Identity
+from common.room.plan import PlannedRun, plan, plan_run
+from common.room.spec import SCALES, ScaleName
+from common.run import record
 
-__all__ = ["differences", "explain_paper", "explain_run"]
+__all__ = ["explain_paper", "explain_run"]
 
 
 def explain_paper(paper: str, scale: ScaleName) -> Iterator[str]:
     """A line for every run of a scale: done, new, or what changed since the latest earlier run."""
-    folder = spec.root() / "runs"
-    current = {plan.identity.path for other in SCALES if other != scale for plan in spec.plan(paper, other)}
-    for plan in spec.plan(paper, scale):
-        yield from _explain(plan, folder, current)
+    elsewhere = {run.identity.path for other in SCALES if other != scale for run in plan(paper, other)}
+    for run in plan(paper, scale):
+        yield from _explain(run, elsewhere)
 
 
 def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
@@ -27,92 +28,87 @@ def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
     Raises:
         RefigureError: No such run, or its variant is no longer there.
     """
-    folder = spec.root() / "runs"
-    path = Path(target)
-    path = path if (path / "config.json").is_file() else folder / target
-    record = _record(path)
-    seeds = tuple(record["seeds"])
-    for other in SCALES:
-        if record["key"] in {plan.identity.key for plan in spec.plan(record["paper"], other)}:
-            yield f"{record['paper']}/{record['experiment']}/{record['variant']}/{path.name}: current at scale {other}"
+    folder = Path(target) if (Path(target) / "config.json").is_file() else _home() / target
+    if not (folder / "config.json").is_file():
+        raise RefigureError(f"{folder}: no run here (no config.json); refigure status <paper> lists them")
+    identity, key = record.read_record(folder)
+    for name in SCALES:
+        if key in {run.identity.key for run in plan(identity.paper, name)}:
+            yield f"{identity.group}/{folder.name}: current at scale {name}"
             return
-    plan = spec.plan_run(record["paper"], record["experiment"], record["variant"], scale, seeds)
-    if record["key"] == plan.identity.key:
-        yield f"{path.name}: current, with seeds that no scale asks for"
+    today = plan_run(identity.paper, identity.experiment, identity.variant, scale, identity.seeds)
+    if key == today.identity.key:
+        yield f"{folder.name}: current, with seeds that no scale asks for"
         return
-    yield f"{path.name}: superseded at scale {scale} by {plan.identity.seeds_name}-{plan.identity.key}:"
-    yield from (f"  {line}" for line in _changes(record, plan, folder))
+    yield f"{folder.name}: superseded at scale {scale} by {today.identity.path.name}:"
+    yield from _changes(folder, today)
 
 
-def _explain(plan: PlannedRun, folder: Path, current: Collection[Path]) -> Iterator[str]:
-    identity = plan.identity
-    if runs.is_done(folder / identity.path, identity.key):
+def _home() -> Path:
+    return spec.root() / "runs"
+
+
+def _explain(run: PlannedRun, elsewhere: Collection[Path]) -> Iterator[str]:
+    identity, folder = run.identity, _home() / run.identity.path
+    if record.is_done(folder, identity.key):
         yield f"{identity}: done, nothing changed"
-        return
-    if (folder / identity.path / "config.json").is_file():
+    elif (folder / "config.json").is_file():
         yield f"{identity}: begun, goes on from its last checkpoint"
-        return
-    earlier = sorted(
-        (
-            path
-            for path in (folder / identity.group).glob("*/config.json")
-            if path.parent.relative_to(folder) not in current
-        ),  # a run of another scale is no earlier version
-        key=lambda path: (path.parent.name.startswith(f"{identity.seeds_name}-"), path.stat().st_mtime),
-    )
-    if not earlier:
+    elif earlier := [  # a run of another scale is no earlier version
+        path for path in folder.parent.glob("*/config.json") if path.parent.relative_to(_home()) not in elsewhere
+    ]:
+        seeds = f"{identity.seeds_name}-"
+        latest = max(earlier, key=lambda path: (path.parent.name.startswith(seeds), path.stat().st_mtime)).parent
+        yield f"{identity}: runs again; against {latest.name}:"
+        yield from _changes(latest, run)
+    else:
         yield f"{identity}: never run here"
-        return
-    yield f"{identity}: runs again; against {earlier[-1].parent.name}:"
-    yield from (f"  {line}" for line in _changes(_record(earlier[-1].parent), plan, folder))
 
 
-def _changes(old: Mapping[str, Any], plan: PlannedRun, folder: Path) -> Iterator[str]:
-    """`differences` of a recorded run and a planned one; below them, those of the runs that the two need."""
-    yield from differences(old, {**plan.identity.inputs, "manifest": plan.manifest})
-    before = folder / old["paper"] / old["needs"]
-    if plan.needs and before != folder / plan.needs.identity.path and (before / "config.json").is_file():
-        yield from (f"  {line}" for line in _changes(_record(before), plan.needs, folder))
+def _changes(folder: Path, today: PlannedRun, indent: str = "  ") -> Iterator[str]:
+    """What differs between a run on disk and a planned one; below it, between the runs that the two begin from."""
+    old, _ = record.read_record(folder)
+    recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    yield from (f"{indent}{line}" for line in _differences(old, today.identity))
+    if "threads" in recorded:
+        yield from (f"{indent}code {line}" for line in _edits(recorded.get("manifest", {}), today.manifest))
+    else:
+        yield f"{indent}code: recorded by an earlier scheme of keys; refigure carry {old.paper} compares the numbers"
+    parent = _home() / old.paper / old.parent
+    if today.parent and parent != _home() / today.parent.identity.path and (parent / "config.json").is_file():
+        yield from _changes(parent, today.parent, indent + "  ")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between the recorded inputs of two keys, in words."""
-    for key in sorted({*old["config"], *new["config"]}):
-        before, after = old["config"].get(key, "absent"), new["config"].get(key, "absent")
+def _differences(old: Identity, new: Identity) -> Iterator[str]:
+    """What differs between the inputs of two keys, code apart, in words."""
+    for key in sorted({*old.config, *new.config}):
+        before, after = old.config.get(key, "absent"), new.config.get(key, "absent")
         if before != after:
             yield f"config {key}: {before} -> {after}"
-    if list(old["seeds"]) != list(new["seeds"]):
-        yield f"seeds: {old['seeds']} -> {new['seeds']}"
-    needed, needs = old.get("needs") or "nothing", new.get("needs") or "nothing"
-    if needed != needs:
-        yield f"needs: {needed} -> {needs}"
-    for name in sorted({*old["data"], *new["data"]}):
-        if old["data"].get(name) != new["data"].get(name):
-            yield f"data {name}: {_state(old['data'], new['data'], name)}"
-    for file in sorted({*old["manifest"], *new["manifest"]}):
-        before, after = old["manifest"].get(file), new["manifest"].get(file)
-        if before is None or after is None:
-            yield f"code {file}: {'now imported' if before is None else 'no longer imported'}"
+    for name, before, after in (
+        ("seeds", [*old.seeds], [*new.seeds]),
+        ("threads", old.threads, new.threads),
+        ("parent", old.parent or "nothing", new.parent or "nothing"),
+    ):
+        if before != after:
+            yield f"{name}: {before} -> {after}"
+    for name in _changed(old.data, new.data):
+        yield f"data {name} {_state(old.data, new.data, name)}"
+
+
+def _edits(old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """What differs between the definitions that two runs reach."""
+    for file in _changed(old, new):
+        if file not in old or file not in new:
+            yield f"{file}: {'now reached' if file in new else 'no longer reached'}"
             continue
-        for name in sorted({*before, *after}):
-            if before.get(name) != after.get(name):
-                yield f"code {file}: {name} {_state(before, after, name)}"
+        for name in _changed(old[file], new[file]):
+            yield f"{file}: {name} {_state(old[file], new[file], name)}"
 
 
-def _state(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str:
-    return "is new" if name not in before else "is gone" if name not in after else "changed"
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        record: dict[str, Any] = {"needs": "", **json.loads(path.read_text(encoding="utf-8"))}
-        kinds = {"paper": str, "experiment": str, "variant": str, "key": str, "needs": str, "config": dict}
-        for name, kind in {**kinds, "seeds": list, "data": dict, "manifest": dict}.items():
-            if not isinstance(record[name], kind):
-                raise TypeError(f"{name} is {record[name]!r}")
-        return record
-    except FileNotFoundError:
-        raise RefigureError(f"{folder}: no run here (no config.json); refigure status <paper> lists them") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RefigureError(f"{path} cannot be read ({error}): delete the run's folder") from None
+def _state(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> str:
+    return "changed" if name in old and name in new else "is now reached" if name in new else "is no longer reached"

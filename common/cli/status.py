@@ -1,68 +1,52 @@
-"""Which runs are there, and what the missing ones would cost here."""
+"""Which runs are there, and what the missing ones took where they were measured."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.room import spec
-from common.room.spec import SCALES, PlannedRun, ScaleName
-from common.run import record as runs
+from common.room.plan import PlannedRun, plan
+from common.room.spec import SCALES, Expected
+from common.run import record
 
-__all__ = ["Line", "estimate", "superfluous", "survey"]
+__all__ = ["COLUMNS", "superfluous", "survey"]
 
-
-@dataclass(frozen=True)
-class Line:
-    """One experiment at one scale."""
-
-    experiment: str
-    scale: ScaleName
-    done: int
-    missing: Sequence[PlannedRun]
-    stale: int
-    """Missing runs of which an earlier one, under another key, is there."""
+COLUMNS = ("experiment", "scale", "done", "missing", "stale", "a run", "missing runs", "memory", "measured on")
 
 
-def survey(paper: str) -> Iterator[Line]:
-    """Every experiment of a paper at every scale it has."""
-    folder = spec.root() / "runs"
+def survey(paper: str) -> Iterator[list[str]]:
+    """A row for each experiment of a paper at each scale it has.
+
+    Stale are missing runs of which an earlier one, under another key, is there.
+    """
     for name, experiment in spec.load(paper).experiments.items():
-        for scale in SCALES:
-            if scale not in experiment.scales:
-                continue
-            plans = spec.plan(paper, scale, name)
-            missing = [p for p in plans if not runs.is_done(folder / p.identity.path, p.identity.key)]
-            stale = [
-                p for p in missing if any((folder / p.identity.group).glob(f"{p.identity.seeds_name}-*/{runs.DONE}"))
-            ]
-            yield Line(name, scale, len(plans) - len(missing), missing, len(stale))
+        for scale in (scale for scale in SCALES if scale in experiment.scales):
+            runs = plan(paper, scale, name)
+            missing = [run for run in runs if not record.is_done(_folder(run), run.identity.key)]
+            stale = sum(any(_folder(run).parent.glob(f"{run.identity.seeds_name}-*/{record.DONE}")) for run in missing)
+            counts = map(str, (len(runs) - len(missing), len(missing), stale))
+            yield [name, scale, *counts, *_cost(experiment.scales[scale].expected, len(missing))]
 
 
-def estimate(missing: Sequence[PlannedRun]) -> tuple[str, str]:
-    """Time that runs would take on this machine, and the memory of as many as run at once; in words."""
-    from common.run.device import calibrate, cores
-
-    if not missing:
-        return "–", "–"
-    costs = [plan.expected for plan in missing]
-    if any(cost is None for cost in costs):
-        return "not measured", "not measured"
-    at_once = max(1, min(len(missing), cores() // max(plan.threads for plan in missing)))
-    speed = calibrate()
-    seconds = sum(cost.seconds * cost.gflops / speed for cost in costs if cost) / at_once
-    memory = max(cost.memory for cost in costs if cost) * at_once
-    return _duration(seconds), f"{memory / 1000:.1f} GB"
-
-
-def superfluous(paper: str) -> list[Path]:
-    """Folders of runs that no scale of the paper's present code and settings needs."""
-    folder = spec.root() / "runs"
-    needed = {folder / plan.identity.path for scale in SCALES for plan in spec.plan(paper, scale)}
-    there = {path.parent for path in (folder / paper).glob("*/*/*/config.json")}
-    return sorted(there - needed)
+def _cost(expected: Expected | None, missing: int) -> list[str]:
+    """Time of a run and of the missing ones, memory, and the machine where it was measured."""
+    if expected is None:
+        return ["not measured", "", "", ""]
+    total = _duration(missing * expected.seconds) if missing else "–"
+    return [_duration(expected.seconds), total, f"{expected.memory / 1000:.1f} GB", expected.machine]
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def superfluous(paper: str) -> list[Path]:
+    """Folders of runs that no scale of the paper's present code and settings needs."""
+    needed = {_folder(run) for scale in SCALES for run in plan(paper, scale)}
+    present = {path.parent for path in (spec.root() / "runs" / paper).glob("*/*/*/config.json")}
+    return sorted(present - needed)
+
+
+def _folder(run: PlannedRun) -> Path:
+    return spec.root() / "runs" / run.identity.path
