@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from rooms import ROOM, Repository, built_repository, copy_of, idle, jobs
 from toy import Toy, fault_of
 
+from common.cli.explain import explain_paper, explain_run
+from common.cli.imports import import_all
+from common.cli.status import superfluous, survey
 from common.errors import RefigureError
 from common.room import plan, spec
 from common.room.identity import Deviation, Identity
@@ -19,6 +22,7 @@ from common.room.plan import PlannedRun
 from common.run import record
 from common.train import recorder
 from common.train.recorder import Outcome
+from common.verdict.evidence import evaluate
 
 SECOND = '''"""Goes on from where the descent ended."""
 
@@ -283,6 +287,49 @@ def test_a_train_that_does_not_fit_is_one_line(
     shown = fault_of(capsys.readouterr().err)
     assert "second.py has no" in shown
     assert "train" in shown
+
+
+# What is told of them.
+
+
+def test_explain_names_the_parent_and_what_changed_in_it(pair: Toy) -> None:
+    pair.finished()
+    assert pair.main(*CHILD) == 0
+    before, yaml = child(), "papers/toy_paper/paper.yaml"
+    assert before.parent is not None
+    assert f"{before.identity}: done, nothing changed" in list(explain_paper("toy_paper", "cpu"))
+    pair.edit(yaml, 'plain: {title: "plain"}\n      mom', 'plain: {title: "p", config: {rate: 0.3}}\n      mom')
+    expected = [f"  parent: {before.identity.parent} -> {child().identity.parent}", "    config rate: 0.1 -> 0.3"]
+    told = list(explain_paper("toy_paper", "cpu"))
+    at = told.index(f"{child().identity}: runs again; against {pair.folder(before).name}:")
+    assert told[at + 1 : at + 3] == expected
+    assert list(explain_run(str(before.identity), "cpu"))[1:] == expected
+    shutil.rmtree(pair.folder(before.parent))
+    assert list(explain_run(str(before.identity), "cpu"))[1:] == expected[:1]
+    pair.edit(yaml, "    parent: main\n", "")
+    pair.edit(yaml, ", parent: momentum", "")
+    assert f"  parent: {before.identity.parent} -> nothing" in list(explain_run(str(before.identity), "cpu"))
+
+
+def test_status_prune_and_import(pair: Toy) -> None:
+    pair.finished()
+    assert pair.main(*CHILD) == 0
+    rows = [row[:5] for row in survey("toy_paper")]
+    assert ["second", "cpu", "1", "1", "0"] in rows
+    assert superfluous("toy_paper") == []
+    shutil.move(pair.folder(child()), "away")
+    shutil.rmtree(pair.folder(pair.plan()))
+    assert list(import_all([Path("away")])) == [f"{child().identity}: imported, used at scale cpu"]
+    assert pair.verified(child()).identity == child().identity
+
+
+def test_the_price_of_a_claim_has_the_parents(pair: Toy) -> None:
+    file = "papers/toy_paper/claims.yaml"
+    pair.edit(file, "experiment: main, variant: plain", "experiment: second, variant: plain")
+    pair.edit(file, "metric: x}\n    scale: paper", "metric: x}\n    scale: cpu")
+    assert evaluate("toy_paper")[0].reason.startswith("needs 2 run(s) at scale cpu")
+    pair.finished()
+    assert evaluate("toy_paper")[0].reason.startswith("needs 1 run(s) at scale cpu")
 
 
 # Snakemake.
