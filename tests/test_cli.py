@@ -14,14 +14,16 @@ import pytest
 import yaml
 from toy import Toy, fault_of
 
+from common import atomic
 from common.cli import main
+from common.room import plan as planning
 from common.room import spec
-from common.room.config import canonical
-from common.run import record as runs
+from common.room.identity import key_of
+from common.run import record
 
 FIELDS = [
     "id", "paper", "statement", "headline", "kind", "published", "published_error", "source", "provenance", "ours",
-    "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "runs",
+    "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "carried", "runs",
 ]  # fmt: skip
 
 Refigure = Callable[..., tuple[int, str, str]]
@@ -169,6 +171,15 @@ def test_damaged_verdicts_in_git_are_one_line(toy: Toy, refigure: Refigure, cont
     assert "HEAD:docs/gallery/toy_paper/claims.json" in fault_of(err)
 
 
+def test_another_scale_than_was_committed_is_no_regression(toy: Toy, refigure: Refigure) -> None:
+    toy.finished()
+    commit_verdicts(refigure)
+    shutil.rmtree("runs")
+    assert toy.one("--scale", "smoke") == 0
+    assert json.loads(refigure("diff", "--json")[1])[0]["verdict"] == "reduced: shown"
+    assert refigure("diff")[0] == 0
+
+
 def test_runs_that_are_gone_are_no_regression(toy: Toy, refigure: Refigure) -> None:
     toy.finished()
     commit_verdicts(refigure)
@@ -177,7 +188,7 @@ def test_runs_that_are_gone_are_no_regression(toy: Toy, refigure: Refigure) -> N
 
 
 def test_a_damaged_run_under_a_claim_is_one_line(toy: Toy, refigure: Refigure) -> None:
-    path = toy.finished().folder / runs.DONE
+    path = toy.finished().folder / record.DONE
     path.write_text(path.read_text().replace('"x"', '"y"'))
     status, _, err = refigure("diff")
     assert status == 1
@@ -197,13 +208,16 @@ def test_explain_names_what_changed(toy: Toy, refigure: Refigure) -> None:
     )
     toy.edit("papers/toy_paper/method.py", "return 2", "return 2.5")
     toy.edit("papers/toy_paper/main.py", "import time", "import time\nfrom common.train.seeding import numpy_rng")
+    out = refigure("explain", "toy_paper")[1]
+    assert "seeding" not in out, "an import that nothing uses decides nothing"
+    toy.edit("papers/toy_paper/main.py", "0, run.restore()", "0 * bool(numpy_rng), run.restore()")
     toy.edit("papers/toy_paper/figures.py", '"""Nothing."""', "return 1")
     out = refigure("explain", "toy_paper")[1].splitlines()
     again = next(number for number, line in enumerate(out) if f"runs again; against {run.folder.name}:" in line)
     expected = [
         "  config rate: 0.1 -> 0.2",
-        "  code common/train/seeding.py: now imported",
-        "  code papers/toy_paper/main.py: <module> changed",
+        "  code common/train/seeding.py: now reached",
+        "  code papers/toy_paper/main.py: train changed",
         "  code papers/toy_paper/method.py: slope changed",
     ]
     assert out[again + 1 : again + 5] == expected
@@ -211,6 +225,17 @@ def test_explain_names_what_changed(toy: Toy, refigure: Refigure) -> None:
     status, text, _ = refigure("explain", str(run.folder))
     assert status == 0
     assert text.splitlines()[1:] == expected
+
+
+def test_explain_of_a_run_of_an_earlier_scheme_of_keys(toy: Toy, refigure: Refigure) -> None:
+    run = toy.finished()
+    config = json.loads((run.folder / "config.json").read_text())
+    earlier = {name: value for name, value in config.items() if name not in ("threads", "parent", "key", "manifest")}
+    earlier |= {"needs": "", "code": "0"}
+    atomic.write_json(run.folder / "config.json", {**earlier, "key": key_of(earlier), "manifest": {"a.py": {"f": "0"}}})
+    toy.edit("papers/toy_paper/method.py", "return 2", "return 2.5")
+    out = refigure("explain", str(run.folder))[1].splitlines()
+    assert out[1:] == ["  code: recorded by an earlier scheme of keys; refigure carry toy_paper compares the numbers"]
 
 
 def test_explain_of_a_damaged_run_is_one_line(toy: Toy, refigure: Refigure) -> None:
@@ -221,6 +246,53 @@ def test_explain_of_a_damaged_run_is_one_line(toy: Toy, refigure: Refigure) -> N
         status, _, err = refigure("explain", str(run.folder))
         assert status == 1
         assert "config.json" in fault_of(err)
+
+
+SLOPE = '    """Of the parabola."""\n    return 2 * SCALE * x\n'
+READABLE = '    """The derivative of the parabola SCALE x^2."""\n    factor = 2 * SCALE\n    return factor * x\n'
+OTHER = '    """Of the parabola."""\n    return 2.5 * SCALE * x\n'
+
+
+def test_carry_files_equal_numbers_and_refuses_others(toy: Toy, refigure: Refigure) -> None:
+    before = toy.finished()
+    assert refigure("carry", "toy_paper") == (0, "", "")
+    toy.edit("papers/toy_paper/method.py", SLOPE, OTHER)
+    status, out, _ = refigure("carry", "toy_paper", "--experiment", "main")
+    assert status == 1
+    assert f"{before.identity}: not carried: it parts at step 1" in out
+    toy.edit("papers/toy_paper/method.py", OTHER, READABLE)
+    status, out, _ = refigure("carry", "toy_paper", "--jobs", "2", "--every-seed")
+    assert (status, out) == (0, f"{toy.plan().identity}: carried from {before.folder.name} (1 of 12 steps replayed)\n")
+    value, touched = json.loads(refigure("diff", "--json")[1])
+    assert (value["verdict"], value["carried"], touched["carried"]) == ("matched", True, False)
+    assert "matched, carried" in refigure("diff")[1]
+
+
+def origin(folder: Path, **changes: Any) -> None:
+    """Say in the provenance of a run that it comes from elsewhere."""
+    path = folder / record.PROVENANCE
+    path.write_text(json.dumps(record.with_digest({**json.loads(path.read_text()), **changes})))
+
+
+def test_check_refuses_runs_whose_code_cannot_be_found(toy: Toy, refigure: Refigure) -> None:
+    commit_verdicts(refigure)
+    head, run = git("rev-parse", "HEAD").strip(), toy.finished()
+    clean, dirty, unknown = (
+        {"git": name, "dirty": flag} for name, flag in ((head, False), (head, True), ("0" * 40, 0))
+    )
+    assert refigure("check") == (0, "", "")
+    for revision, fault in ((dirty, "not committed"), (unknown, "unknown to git"), ({}, "unknown to git")):
+        origin(run.folder, revision=revision)
+        status, out, _ = refigure("check", "toy_paper")
+        assert status == 1
+        (line,) = out.splitlines()
+        assert line.startswith(f"{run.identity}: ")
+        assert fault in line
+        assert refigure("check", "--allow-unknown", "toy_paper") == (0, out, "")
+    for last, expected in ((clean, 0), (dirty, 1), (unknown, 1)):
+        origin(run.folder, revision=unknown, carried=[{"revision": unknown}, {"revision": last}])
+        assert refigure("check")[0] == expected
+    assert "did you mean 'toy_paper'" in fault_of(refigure("check", "toy_papr")[2])
 
 
 def away(toy: Toy, *assignments: str) -> Path:
@@ -234,16 +306,14 @@ def away(toy: Toy, *assignments: str) -> Path:
 
 def resign(folder: Path, **changes: Any) -> None:
     """Change `metrics.json` and make its digest fit, as an attacker would."""
-    final = json.loads((folder / runs.DONE).read_text()) | changes
-    del final["digest"]
-    final["digest"] = hashlib.sha256(canonical(final).encode()).hexdigest()
-    (folder / runs.DONE).write_text(json.dumps(final))
+    final = json.loads((folder / record.DONE).read_text()) | changes
+    (folder / record.DONE).write_text(json.dumps(record.with_digest(final)))
 
 
 def test_import_files_a_run(toy: Toy, refigure: Refigure) -> None:
     folder, home = away(toy), toy.folder(toy.plan())
     assert refigure("import", str(folder.parent))[:2] == (0, f"{toy.plan().identity}: imported, used at scale cpu\n")
-    assert runs.read(home, verify=True).identity == toy.plan().identity
+    assert toy.verified(toy.plan()).identity == toy.plan().identity
     assert not list(home.parent.glob(".*.part"))
     assert refigure("import", str(folder))[1] == f"{toy.plan().identity}: there already, the same\n"
     assert refigure("import", str(home))[1] == f"{toy.plan().identity}: lies there already\n"
@@ -256,15 +326,15 @@ def test_import_of_another_result_needs_replace(toy: Toy, refigure: Refigure) ->
     status, _, err = refigure("import", str(folder))
     assert status == 1
     assert "--replace" in fault_of(err)
-    assert runs.read(here.folder).metrics == here.metrics
+    assert record.read(here.folder).metrics == here.metrics
     assert refigure("import", "--replace", str(folder))[0] == 0
-    assert runs.read(here.folder, verify=True).metrics == {"x": [1.0, 2.0, 3.0]}
+    assert toy.verified(toy.plan()).metrics == {"x": [1.0, 2.0, 3.0]}
 
 
 def test_import_refuses_what_is_damaged_or_unfinished(toy: Toy, refigure: Refigure) -> None:
     good, folder = away(toy, "rate=0.3"), away(toy)
     content = (folder / "arrays.npz").read_bytes()
-    for name, damaged in (("arrays.npz", content[:-1] + b"?"), ("arrays.npz", None), (runs.DONE, None)):
+    for name, damaged in (("arrays.npz", content[:-1] + b"?"), ("arrays.npz", None), (record.DONE, None)):
         path = folder / name
         before = path.read_bytes()
         path.unlink() if damaged is None else path.write_bytes(damaged)
@@ -280,7 +350,7 @@ def test_import_refuses_what_is_damaged_or_unfinished(toy: Toy, refigure: Refigu
 def test_import_refuses_hostile_names_of_files(toy: Toy, refigure: Refigure, name: str) -> None:
     folder = away(toy)
     (folder.parent / "outside.txt").write_text("x")
-    final = json.loads((folder / runs.DONE).read_text())
+    final = json.loads((folder / record.DONE).read_text())
     resign(folder, files={**final["files"], name: hashlib.sha256(b"x").hexdigest()})
     status, _, err = refigure("import", str(folder))
     assert status == 1
@@ -298,7 +368,7 @@ def test_import_refuses_content_that_no_run_writes(toy: Toy, refigure: Refigure,
     resign(folder, **changes)
     status, _, err = refigure("import", str(folder))
     assert status == 1
-    assert runs.DONE in fault_of(err)
+    assert record.DONE in fault_of(err)
 
 
 def test_import_refuses_hostile_identities(toy: Toy, refigure: Refigure) -> None:
@@ -314,7 +384,7 @@ def test_import_refuses_hostile_identities(toy: Toy, refigure: Refigure) -> None
 
 def test_import_leaves_a_run_in_work_alone(toy: Toy, refigure: Refigure) -> None:
     folder = away(toy)
-    with runs.holding(toy.folder(toy.plan())):
+    with atomic.holding(toy.folder(toy.plan())):
         status, _, err = refigure("import", str(folder))
     assert status == 1
     assert f"in work by another process (pid {os.getpid()})" in fault_of(err)
@@ -333,8 +403,8 @@ def test_a_new_room_runs_tests_and_is_entered(toy: Toy, refigure: Refigure) -> N
     assert refigure("diff", "my_paper2")[0] == 0
     answer = toy.python("-m", "papers.my_paper2", "--scale", "smoke")
     assert answer.returncode == 0, answer.stderr
-    for plan in spec.plan("my_paper2", "smoke"):
-        assert set(runs.read(toy.folder(plan), verify=True).metrics) == {"test_error"}
+    for plan in planning.plan("my_paper2", "smoke"):
+        assert set(toy.verified(plan).metrics) == {"test_error"}
     words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "papers/my_paper2")
     answer = toy.python(*words)
     assert answer.returncode == 0, answer.stdout
@@ -355,5 +425,5 @@ def test_prune_lists_and_deletes_only_what_no_scale_needs(toy: Toy, refigure: Re
     assert by_hand.folder.exists()
     assert refigure("prune", "toy_paper", "--delete")[1] == f"deleted: {by_hand.folder}\n"
     assert not by_hand.folder.exists()
-    assert runs.read(needed.folder, verify=True).metrics == needed.metrics
+    assert toy.verified(toy.plan()).metrics == needed.metrics
     assert refigure("prune", "toy_paper")[1] == ""
