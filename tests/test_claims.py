@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,10 +14,11 @@ from toy import Toy
 
 from common import atomic
 from common.errors import RefigureError
-from common.report import gallery
+from common.room.claims import Claim, load
 from common.room.config import build
-from common.verdict import claims
-from common.verdict.claims import Claim, Judged, _Found, evaluate, judge, load, regressions
+from common.run import record
+from common.verdict.evidence import evaluate
+from common.verdict.judge import Evidence, Judged, Verdict, judge, regressions
 
 BASE = {
     "id": "C",
@@ -42,15 +44,15 @@ def claim(kind: Mapping[str, Any], **changes: Any) -> Claim:
     return build(Claim, {**BASE, **kind, **changes}, "claims.yaml")
 
 
-def found(values: Sequence[float], *deviations: str) -> _Found:
-    return _Found(dict(enumerate(values)), ("toy/run",), deviations)
+def seen(values: Sequence[float], *deviations: str) -> Evidence:
+    return Evidence(dict(enumerate(values)), ("toy/run",), deviations)
 
 
 def verdict(
     kind: Mapping[str, Any], ours: Sequence[float], other: Sequence[float] | None = None, **changes: Any
 ) -> str:
-    against = None if other is None else found(other)
-    return judge("toy", claim(kind, **changes), found(ours), against, "paper").verdict
+    against = None if other is None else seen(other)
+    return judge("toy", claim(kind, **changes), seen(ours), against, "paper").verdict
 
 
 def published(value: float, seeds: int | None) -> dict[str, Any]:
@@ -151,14 +153,14 @@ EASY: list[tuple[Mapping[str, Any], list[float], list[float] | None, str]] = [
 def test_other_conditions_reduce_and_are_named(
     kind: Mapping[str, Any], ours: list[float], other: list[float] | None, expected: str
 ) -> None:
-    against = found(other) if other else None
-    judged = judge("toy", claim(kind), found(ours, "half the data", "b", "c"), against, "cpu")
+    against = seen(other) if other else None
+    judged = judge("toy", claim(kind), seen(ours, "half the data", "b", "c"), against, "cpu")
     assert judged.verdict == expected
     assert "other conditions: b; c" in judged.reason
     assert "1 more deviations" in judged.reason
     assert judged.scale == "cpu"
     if other:
-        there = judge("toy", claim(kind), found(ours), found(other, "half the data"), "cpu")
+        there = judge("toy", claim(kind), seen(ours), seen(other, "half the data"), "cpu")
         assert (there.verdict, "half the data" in there.reason) == (expected, True)
 
 
@@ -170,11 +172,11 @@ numbers = st.lists(st.floats(-10, 10), min_size=1, max_size=4)
 def test_what_every_verdict_promises(
     kind: Mapping[str, Any], ours: list[float], other: list[float], same: bool
 ) -> None:
-    one = found(ours) if same else found(ours, "else")
-    judged = judge("toy", claim(kind), one, found(other) if kind is ORDER else None, "paper")
+    evidence = seen(ours) if same else seen(ours, "else")
+    judged = judge("toy", claim(kind), evidence, seen(other) if kind is ORDER else None, "paper")
     enough = min(len(ours), len(other) if kind is ORDER else 9) >= 3
     assert judged.verdict.startswith("reduced") == (not same or not enough)
-    assert judged.verdict in get_args(claims.Verdict)
+    assert judged.verdict in get_args(Verdict)
     assert judged.seeds == {str(seed): value for seed, value in enumerate(ours)}
     shown = (kind is VALUE and (not same or not enough)) or (kind is ORDER and not enough)
     assert (judged.verdict == "reduced: shown") == shown
@@ -183,13 +185,13 @@ def test_what_every_verdict_promises(
 
 
 def test_the_numbers_beside_a_verdict() -> None:
-    judged = judge("toy", claim(VALUE), found([1.0, 1.1, 1.2]), None, "paper")
+    judged = judge("toy", claim(VALUE), seen([1.0, 1.1, 1.2]), None, "paper")
     assert judged.ours == pytest.approx(1.1)
     assert judged.difference == pytest.approx(0.1)
     assert judged.interval is not None
     assert 1.0 <= judged.interval[0] < 1.1 < judged.interval[1] <= 1.2
     assert (judged.published, judged.published_error, judged.n_seeds, judged.unit) == (1.0, 0.2, 3, "nats")
-    gap = judge("toy", claim(ORDER, published=published(0.8, 1)), found([1.0] * 3), found([2.0] * 3), "paper")
+    gap = judge("toy", claim(ORDER, published=published(0.8, 1)), seen([1.0] * 3), seen([2.0] * 3), "paper")
     assert gap.ours == pytest.approx(1.0)
     assert gap.difference == pytest.approx(0.2)
     assert len(gap.runs) == 2
@@ -261,6 +263,33 @@ def test_verdicts_from_runs_on_disk(toy: Toy) -> None:
     assert touched.runs == (str(heavy.identity),)
 
 
+def test_a_run_is_read_once_and_only_if_it_may_be(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = toy.finished()
+    toy.edit("papers/toy_paper/claims.yaml", "variant: momentum, metric: square", "variant: plain, metric: square")
+    read: list[Path] = []
+    original = record.read
+    monkeypatch.setattr(record, "read", lambda folder: read.append(folder) or original(folder))
+    assert [judged.verdict for judged in evaluate("toy_paper")] == ["matched", "matched"]
+    assert read == [plain.folder]
+    assert {judged.verdict for judged in evaluate("toy_paper", only=[])} == {"not run"}
+
+
+def test_carried_runs_are_named(toy: Toy) -> None:
+    path = toy.finished().folder / record.PROVENANCE
+    toy.finished(variant="momentum")
+    atomic.write_json(path, record.with_digest({**json.loads(path.read_text()), "carried": [{"from": "x"}]}))
+    assert [judged.carried for judged in evaluate("toy_paper")] == [True, False]
+    gap = judge("toy", claim(ORDER), seen([1.0] * 3), dataclasses.replace(seen([2.0] * 3), carried=True), "paper")
+    assert gap.carried
+
+
+def test_claims_are_read_once_until_the_spec_is_read_again(toy: Toy) -> None:
+    before = load("toy_paper")
+    assert load("toy_paper") is before
+    toy.edit("papers/toy_paper/claims.yaml", "It ends at zero", "It comes to rest")
+    assert [claim.statement for claim in load("toy_paper")] == ["It comes to rest", "So does momentum"]
+
+
 def test_a_smaller_scale_stands_in_and_says_so(toy: Toy) -> None:
     assert toy.one("--scale", "smoke") == 0
     value = evaluate("toy_paper")[0]
@@ -270,8 +299,8 @@ def test_a_smaller_scale_stands_in_and_says_so(toy: Toy) -> None:
 
 
 def test_only_a_fall_is_a_regression() -> None:
-    sample = judge("toy", claim(VALUE), found([1.0] * 3), None, "paper")
-    verdicts = get_args(claims.Verdict)
+    sample = judge("toy", claim(VALUE), seen([1.0] * 3), None, "paper")
+    verdicts = get_args(Verdict)
     for before, now in itertools.product(verdicts, verdicts):
         judged: Judged = dataclasses.replace(sample, verdict=now)
         fallen = regressions([judged], [{"id": "C", "verdict": before}])
@@ -281,12 +310,3 @@ def test_only_a_fall_is_a_regression() -> None:
     assert regressions([sample], []) == []
     smaller = dataclasses.replace(sample, verdict="reduced: fails", scale="smoke")
     assert regressions([smaller], [{"id": "C", "verdict": "matched", "scale": "paper"}]) == []
-
-
-def test_small_numbers_of_a_build_are_read_as_numbers(tmp_path: Path) -> None:
-    """YAML would take 6e-05, as Python writes it, for a text."""
-    atomic.write_json(tmp_path / "claims.json", [{"published_error": 0.00006}])
-    assert gallery._read(tmp_path / "claims.json") == [{"published_error": 0.00006}]
-    (tmp_path / "claims.json").write_text("[")
-    with pytest.raises(RefigureError, match="makes it again"):
-        gallery._read(tmp_path / "claims.json")
