@@ -471,19 +471,9 @@ class TestRealData:
             20,
         ]
 
-    @pytest.mark.parametrize(
-        ("name", "digest", "first", "mean", "deviation"),
-        [
-            ("mnist", "ba891046e650", [5, 0, 4, 1, 9, 2, 1, 3], 0.1307, 0.3081),
-            ("fashion-mnist", "c59f468a2f67", [9, 0, 0, 3, 0, 2, 7, 2], 0.2860, 0.3530),
-        ],
-    )
-    def test_published_facts(self, name: str, digest: str, first: list[int], mean: float, deviation: float) -> None:
-        train = data.load(name)
-        assert hashlib.sha256(idx_bytes(train["images"])).hexdigest().startswith(digest)
-        assert train["labels"][:8].tolist() == first
-        pixels = train["images"] / np.float32(255)
-        assert [round(float(value), 4) for value in (pixels.mean(), pixels.std())] == [mean, deviation]
+    @pytest.mark.parametrize(("name", "digest"), [("mnist", "ba891046e6505d7a"), ("fashion-mnist", "c59f468a2f672dc8")])
+    def test_images_have_the_published_checksum(self, name: str, digest: str) -> None:
+        assert hashlib.sha256(idx_bytes(data.load(name)["images"])).hexdigest().startswith(digest)
 
     @pytest.mark.slow
     def test_omniglot_official_zips_decode_to_the_same_content(self, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class Split:
 def _data_set(name: str, entry: dict[str, Any]) -> DataSet:
     """The data set that an entry of `datasets.yaml` describes."""
     sources = [
-        Source(**{**each, "files": tuple(RawFile(**file) for file in each["files"])}) for each in entry["sources"]
+        Source(**{**source, "files": tuple(RawFile(**file) for file in source["files"])}) for source in entry["sources"]
     ]
     return DataSet(name, **{**entry, "sources": tuple(sources)})
 
