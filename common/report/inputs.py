@@ -88,8 +88,8 @@ def checked_results(paper: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RefigureError(f"{folder / PROVENANCE}: {error}; {again}") from None
     changed = [name for name in output_names(paper)[:-1] if _checksum(folder / name) != files.get(name)]
-    for name in [*changed, *([] if whole else [PROVENANCE])]:
-        raise RefigureError(f"{folder / name} is not as it was drawn: {again}")
+    if changed or not whole:
+        raise RefigureError(f"{folder / [*changed, PROVENANCE][0 if whole else -1]} is not as it was drawn: {again}")
     return provenance
 
 
