@@ -21,6 +21,7 @@ from toy import Toy, fault_of
 
 from common import atomic
 from common.errors import RefigureError
+from common.room import plan as planning
 from common.run import checkpoint, command, record
 from common.run.progress import Progress
 from common.train.recorder import Outcome
@@ -268,7 +269,7 @@ def test_the_same_run_made_twice_is_the_same_bytes(toy: Toy) -> None:
 
 
 def test_the_second_process_is_told_who_holds_the_run(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:
-    holder = toy.start("-m", "papers.toy_paper", "--experiment", "main", "--variant", "plain", "--set", "sleep=20")
+    holder = toy.start("--experiment", "main", "--variant", "plain", "--set", "sleep=20")
     folder = toy.folder(toy.plan("sleep=20"))
     try:
         wait_for(lambda: (folder / "metrics.jsonl").exists())
@@ -368,6 +369,7 @@ def at_every_write(
     """Exit status and standard error of a run with the fault in its 1st, 2nd, ... write; checks the aftermath."""
     monkeypatch.setattr(command, "revision", dict)  # processes of their own, slow and no part of this
     monkeypatch.setattr(command, "describe", dict)
+    monkeypatch.setattr(planning, "forget", lambda: None)  # sources stay as they are
     monkeypatch.setattr(os, "fsync", lambda _: None)  # counted, not waited for
     plan = toy.plan("steps=3", seeds=(0, 1))
     folder, key = toy.folder(plan), plan.identity.key
@@ -443,7 +445,7 @@ def trained():
     return run.metrics, run.history()
 
 expected = trained()
-os.fsync = lambda _: None
+os.fsync = command.planning.forget = lambda *_: None
 command.revision = dict  # a process of its own
 for at in itertools.count(1):
     shutil.rmtree("runs")
@@ -467,17 +469,16 @@ def test_a_run_killed_at_any_write_ends_in_the_same_numbers(toy: Toy) -> None:
     assert int(done.stdout) > 30, "most writes were not among those at which it was killed"
 
 
-TRAIN = ("-m", "papers.toy_paper", "--experiment", "main", "--variant", "plain", "--seeds", "0,1")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_a_run_with_one_line(toy: Toy, number: int) -> None:
-    process = toy.start(*TRAIN, "--set", "sleep=0.02", "--set", "steps=5000", "--checkpoint-every", "0", "--quiet")
-    folder = toy.folder(toy.plan("sleep=0.02", "steps=5000", seeds=(0, 1)))
+    words = ("--set", "sleep=0.02", "--set", "steps=5000", "--checkpoint-every", "0")
+    process = toy.start("--experiment", "main", "--variant", "plain", "--seeds", "0,1", *words)
+    plan = toy.plan("sleep=0.02", "steps=5000", seeds=(0, 1))
+    folder = toy.folder(plan)
     wait_for(lambda: (folder / record.RESUME).exists())
     process.send_signal(number)
     shown = process.communicate(timeout=30)[1]
     lines = [line for line in shown.splitlines() if " steps" not in line]
     assert process.returncode == 130
     assert lines == ["interrupted: the same command goes on from the last checkpoint"]
-    assert not record.is_done(folder, toy.plan("sleep=0.02", "steps=5000", seeds=(0, 1)).identity.key)
+    assert not record.is_done(folder, plan.identity.key)

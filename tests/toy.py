@@ -1,7 +1,6 @@
 """A tiny repository to break things in: one paper, one NumPy experiment, the real `common`."""
 
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -177,11 +176,13 @@ class Toy:
         return subprocess.run(words, cwd=self.root, text=True, capture_output=True, **options)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """`python` that is not waited for. It heeds Ctrl-C, which the children of a background shell do not."""
-        return subprocess.Popen(
-            [sys.executable, *arguments], cwd=self.root, text=True, stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        """`main` as a process that is not waited for; it heeds Ctrl-C, which a background shell's children do not."""
+        program = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from common.run.command import main; sys.exit(main('toy_paper', sys.argv[1:]))"
+        )
+        words = [sys.executable, "-c", program, "--quiet", *arguments]
+        return subprocess.Popen(words, cwd=self.root, text=True, stderr=subprocess.PIPE)
 
     def plan(self, *assignments: str, variant: str = "plain", seeds: Sequence[int] = (0, 1, 2)) -> PlannedRun:
         """A run of the main experiment at scale cpu."""
