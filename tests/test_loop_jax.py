@@ -80,14 +80,13 @@ def test_trains_as_a_plain_loop_does() -> None:
     assert trained.model.activation is start.model.activation
 
 
-@pytest.mark.parametrize("at", [10, 20])
-def test_interrupted_and_resumed_is_bit_identical(at: int) -> None:
+def test_interrupted_and_resumed_is_bit_identical() -> None:
     def train(recorder: Memory) -> Any:
         return scan_train(STEP, init(jax_key(1)), steps=23, chunk=10, recorder=recorder)
 
     whole = Memory()
     expected = train(whole)
-    recorder = interrupted(train, at)
+    recorder = interrupted(train, 10)
     assert same(train(recorder), expected)
     assert (recorder.lines, recorder.states) == (whole.lines, whole.states)
 
@@ -150,10 +149,9 @@ def test_seeds_trained_as_a_batch_equal_seeds_trained_alone() -> None:
 
     recorder = Memory()
     batch = train([0, 1, 2, 3], recorder)
-    for member, seed in [(0, 0), (3, 3)]:
-        alone = scan_train(STEP, init(jax_key(seed)), steps=40, chunk=20, recorder=Memory())
-        for name, array in flatten_jax(alone).items():
-            np.testing.assert_allclose(batch[name][member], array, rtol=1e-3, atol=1e-5)
+    alone = scan_train(STEP, init(jax_key(3)), steps=40, chunk=20, recorder=Memory())
+    for name, array in flatten_jax(alone).items():
+        np.testing.assert_allclose(batch[name][3], array, rtol=1e-3, atol=1e-5)
     elsewhere = train([0, 7, 8, 9], Memory())
     assert all(np.array_equal(elsewhere[name][0], batch[name][0]) for name in batch)
     assert not np.array_equal(elsewhere["model/layers/0/weight"][1], batch["model/layers/0/weight"][1])
