@@ -102,8 +102,8 @@ class Run:
                     )
         atomic.write_json(path, record)
         if not resume:
-            for name in (RESUME, Path(STREAM)):
-                (self.folder / name).unlink(missing_ok=True)
+            for leftover in (RESUME, Path(STREAM)):
+                (self.folder / leftover).unlink(missing_ok=True)
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
         """Append one line to the metrics stream."""
