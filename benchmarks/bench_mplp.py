@@ -76,9 +76,9 @@ def main() -> None:
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from common.run.device import set_threads
+    from common.run.runtime import settle
 
-    set_threads(1)
+    settle(1)
     from papers.mplp.released import FILES
 
     for name, kind, steps, reference in (

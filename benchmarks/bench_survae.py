@@ -29,7 +29,7 @@ class Clock:
     def __init__(self) -> None:
         self.times: list[tuple[int, float]] = []
 
-    def log(self, step: int, metrics: Mapping[str, object]) -> None:
+    def log(self, step: int, metrics: Mapping[str, object], state: str = "") -> None:
         self.times.append((step, time.perf_counter()))
 
     def save(self, step: int, state: Mapping[str, object]) -> None:
@@ -52,9 +52,9 @@ class Clock:
 
 def measure(model: str, density: str, seeds: int, steps: int) -> list[float]:
     """Model-steps a second of each chunk of one process."""
-    from common.run.device import set_threads
+    from common.run.runtime import settle
 
-    set_threads(1)
+    settle(1)
     from papers.survae.config import Toy
     from papers.survae.toy import train
 

@@ -93,9 +93,9 @@ def main() -> None:
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from common.run.device import set_threads
+    from common.run.runtime import settle
 
-    set_threads(1)
+    settle(1)
     flops, bandwidth = roof(options.repeats)
     print(f"one core: {flops / 1e9:.0f} G multiply-adds/s in a matrix product, {bandwidth / 1e9:.1f} GB/s in a copy")
     for name, (side, length, episodes, backward, reference) in CASES.items():
