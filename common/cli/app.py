@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,19 +63,17 @@ def _table(*columns: str, rows: Iterable[Iterable[str]], right: Iterable[str] = 
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @app.command("list")
 def list_papers() -> None:
     """What there is: papers and their experiments."""
-    rows = [
-        [paper, name, str(len(experiment.variants)), " ".join(s for s in spec.SCALES if s in experiment.scales),
-         experiment.summary]
-        for paper in spec.papers()
-        for name, experiment in spec.load(paper).experiments.items()
-    ]  # fmt: skip
+    rows = []
+    for paper in spec.papers():
+        for name, experiment in spec.load(paper).experiments.items():
+            scales = " ".join(scale for scale in spec.SCALES if scale in experiment.scales)
+            rows.append([paper, name, str(len(experiment.variants)), scales, experiment.summary])
     _table("paper", "experiment", "variants", "scales", "shows", rows=rows, right=["variants"])
 
 

@@ -49,66 +49,51 @@ def _home() -> Path:
 
 
 def _explain(run: PlannedRun, elsewhere: Collection[Path]) -> Iterator[str]:
+    """Runs of another scale, which lie `elsewhere`, are no earlier versions."""
     identity, folder = run.identity, _home() / run.identity.path
+    earlier = [path.parent for path in folder.parent.glob("*/config.json")]
+    earlier = [path for path in earlier if path.relative_to(_home()) not in elsewhere]
     if record.is_done(folder, identity.key):
         yield f"{identity}: done, nothing changed"
     elif (folder / "config.json").is_file():
         yield f"{identity}: begun, goes on from its last checkpoint"
-    elif earlier := [  # a run of another scale is no earlier version
-        path for path in folder.parent.glob("*/config.json") if path.parent.relative_to(_home()) not in elsewhere
-    ]:
-        seeds = f"{identity.seeds_name}-"
-        latest = max(earlier, key=lambda path: (path.parent.name.startswith(seeds), path.stat().st_mtime)).parent
+    elif not earlier:
+        yield f"{identity}: never run here"
+    else:
+        same_seeds = f"{identity.seeds_name}-"
+        latest = max(earlier, key=lambda path: (path.name.startswith(same_seeds), path.stat().st_mtime))
         yield f"{identity}: runs again; against {latest.name}:"
         yield from _changes(latest, run)
-    else:
-        yield f"{identity}: never run here"
 
 
 def _changes(folder: Path, today: PlannedRun, indent: str = "  ") -> Iterator[str]:
     """What differs between a run on disk and a planned one; below it, between the runs that the two begin from."""
-    old, _ = record.read_record(folder)
+    identity, _ = record.read_record(folder)
     recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    yield from (f"{indent}{line}" for line in _differences(old, today.identity))
-    if "threads" in recorded:
-        yield from (f"{indent}code {line}" for line in _edits(recorded.get("manifest", {}), today.manifest))
-    else:
-        yield f"{indent}code: recorded by an earlier scheme of keys; refigure carry {old.paper} compares the numbers"
-    parent = _home() / old.paper / old.parent
+    old, new = _inputs(identity, recorded.get("manifest", {})), _inputs(today.identity, today.manifest)
+    if "threads" not in recorded:
+        old, new = _inputs(identity, {}), _inputs(today.identity, {})
+        yield f"{indent}code: under an earlier scheme of keys; refigure carry {identity.paper} compares the numbers"
+    for name in (name for name in {**new, **old} if old.get(name) != new.get(name)):
+        if not name.startswith(("data", "code")):
+            yield f"{indent}{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+        elif name in old and name in new:
+            yield f"{indent}{name} changed"
+        else:
+            yield f"{indent}{name} is {'now' if name in new else 'no longer'} reached"
+    parent = _home() / identity.paper / identity.parent
     if today.parent and parent != _home() / today.parent.identity.path and (parent / "config.json").is_file():
         yield from _changes(parent, today.parent, indent + "  ")
 
 
-def _differences(old: Identity, new: Identity) -> Iterator[str]:
-    """What differs between the inputs of two keys, code apart, in words."""
-    for key in sorted({*old.config, *new.config}):
-        before, after = old.config.get(key, "absent"), new.config.get(key, "absent")
-        if before != after:
-            yield f"config {key}: {before} -> {after}"
-    for name, before, after in (
-        ("seeds", [*old.seeds], [*new.seeds]),
-        ("threads", old.threads, new.threads),
-        ("parent", old.parent or "nothing", new.parent or "nothing"),
-    ):
-        if before != after:
-            yield f"{name}: {before} -> {after}"
-    for name in _changed(old.data, new.data):
-        yield f"data {name} {_state(old.data, new.data, name)}"
-
-
-def _edits(old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """What differs between the definitions that two runs reach."""
-    for file in _changed(old, new):
-        if file not in old or file not in new:
-            yield f"{file}: {'now reached' if file in new else 'no longer reached'}"
-            continue
-        for name in _changed(old[file], new[file]):
-            yield f"{file}: {name} {_state(old[file], new[file], name)}"
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-
-
-def _state(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> str:
-    return "changed" if name in old and name in new else "is now reached" if name in new else "is no longer reached"
+def _inputs(identity: Identity, manifest: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Everything that decides a key, each input by its name."""
+    definitions = {f"code {file}: {name}": text for file, names in manifest.items() for name, text in names.items()}
+    return {
+        **{f"config {name}": value for name, value in sorted(identity.config.items())},
+        "seeds": list(identity.seeds),
+        "threads": identity.threads,
+        "parent": identity.parent or "nothing",
+        **{f"data {name}": checksums for name, checksums in sorted(identity.data.items())},
+        **dict(sorted(definitions.items())),
+    }

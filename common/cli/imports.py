@@ -51,17 +51,16 @@ def _file(run: FinishedRun, replace: bool) -> str:
     with atomic.holding(target):
         part, aside = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("part", "old.part"))
         try:
-            for file in run.files:
+            for file in filter(lambda file: (run.folder / file).exists(), run.files):  # parameters need not be there
                 (part / file).parent.mkdir(parents=True, exist_ok=True)
-                if (run.folder / file).exists():  # parameters need not be there
-                    shutil.copyfile(run.folder / file, part / file)
+                shutil.copyfile(run.folder / file, part / file)
             os.replace(target, aside)  # nothing is deleted before the new one is in place
             os.replace(part, target)
         finally:
             if not target.exists() and aside.exists():
                 os.replace(aside, target)
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.rmtree(aside, ignore_errors=True)
+            for folder in (part, aside):
+                shutil.rmtree(folder, ignore_errors=True)
     return f"{name}: imported{use}"
 
 
