@@ -30,7 +30,7 @@ FACTS = ("revision", "started", "seconds", "sessions", "device", "precision", "m
 """What the results say of a run's provenance, where it has it."""
 
 
-def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
+def build(paper: str, scale: ScaleName) -> Path:
     """Draw every figure of the scale's runs, judge every claim, write the page; returns the folder.
 
     Claims are also judged by runs under published settings, where these are done. `provenance.json` is written last,
@@ -40,8 +40,7 @@ def build(paper: str, scale: ScaleName, target: Path | None = None) -> Path:
         RefigureError: A run of the scale is not done or damaged, a fault in the spec, the claims or a figure, or
             something that is drawn from changed meanwhile.
     """
-    target = target or spec.root() / "results" / paper
-    inputs = inputs_of(paper, scale)
+    inputs, target = inputs_of(paper, scale), spec.root() / "results" / paper
     room, plans = spec.load(paper), runs_of(paper, scale)
     finished = {each.identity.path: _finished(each) for each in plans}
     shown = [finished[each.identity.path] for each in plans if each.scale == scale]

@@ -20,7 +20,7 @@ __all__ = ["build"]
 BEGIN, END = "<!-- verdicts: written by `make gallery` -->", "<!-- end of verdicts -->"
 
 
-def build(target: Path | None = None) -> Path:
+def build() -> Path:
     """Copy `results/` of every paper, write the index, and refresh the verdict table in the README.
 
     A paper that has neither results nor an earlier snapshot is left out, which a line on stderr says.
@@ -28,34 +28,27 @@ def build(target: Path | None = None) -> Path:
     Raises:
         RefigureError: Results of a paper that has a snapshot are not there or were altered, or no paper has any.
     """
-    target = target or spec.root() / "docs" / "gallery"
-    papers = spec.papers()
-    known = [name for name in papers if (spec.root() / "results" / name).is_dir() or (target / name).is_dir()]
-    for paper in set(papers) - set(known) if known else ():
+    results, target, papers = spec.root() / "results", spec.root() / "docs" / "gallery", spec.papers()
+    known = [name for name in papers if (results / name).is_dir() or (target / name).is_dir()] or papers
+    for paper in set(papers) - set(known):
         print(f"{paper}: no results yet, left out", file=sys.stderr)
-    entries = [_entry(paper) for paper in known or papers]
-    for entry in entries:
-        _copy(entry["paper"], target)
+    entries = [_entry(paper, results / paper) for paper in known]
+    for paper in known:  # all of which are whole
+        shutil.rmtree(target / paper, ignore_errors=True)
+        for name in output_names(paper):
+            if name.startswith("figures/") or name in ("index.html", "claims.json"):
+                atomic.write_bytes(target / paper / name, (results / paper / name).read_bytes())
     atomic.write_text(target / "index.html", render("gallery.html.j2", entries=entries))
     _refresh(spec.root() / "README.md", "\n".join(_verdict_rows(entries)))
     return target / "index.html"
 
 
-def _entry(paper: str) -> dict[str, Any]:
+def _entry(paper: str, source: Path) -> dict[str, Any]:
     """What the index says of a paper, whose results are as they were drawn."""
-    source = spec.root() / "results" / paper
     if checked_results(paper)["scale"] == "smoke":
         raise RefigureError(f"{source} was built at scale smoke, which is no snapshot: build it at cpu or paper first")
     records = json.loads((source / "claims.json").read_text(encoding="utf-8"))
-    judged: list[Judged] = built(list[Judged], records, str(source / "claims.json"))
-    return {"paper": paper, "room": spec.load(paper), "judged": judged}
-
-
-def _copy(paper: str, target: Path) -> None:
-    shutil.rmtree(target / paper, ignore_errors=True)
-    for name in output_names(paper):
-        if name.startswith("figures/") or name in ("index.html", "claims.json"):
-            atomic.write_bytes(target / paper / name, (spec.root() / "results" / paper / name).read_bytes())
+    return {"paper": paper, "room": spec.load(paper), "judged": built(list[Judged], records, f"{source}/claims.json")}
 
 
 def _verdict_rows(entries: list[dict[str, Any]]) -> Iterator[str]:

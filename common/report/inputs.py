@@ -53,19 +53,14 @@ def inputs_of(paper: str, scale: ScaleName) -> dict[str, str]:
 
 
 def digest_of_drawing(paper: str, scale: ScaleName) -> str:
-    """64 hex digits that change when something does that a paper is drawn from.
-
-    Raises:
-        RefigureError: A fault in the spec, the claims or the code.
-    """
+    """64 hex digits that change when something does that a paper is drawn from."""
     return digest_of(inputs_of(paper, scale))
 
 
 def is_current(paper: str, scale: ScaleName) -> bool:
     """Whether `results/<paper>/` is what would be drawn now, whatever the times of its files.
 
-    Raises:
-        RefigureError: A fault in the spec, the claims or the code.
+    A fault in the spec, the claims or the code is raised (RefigureError); one in the results is not.
     """
     drawing = digest_of_drawing(paper, scale)
     try:
@@ -86,10 +81,11 @@ def checked_results(paper: str) -> dict[str, Any]:
         provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         whole, files = provenance["digest"] == record.with_digest(provenance)["digest"], provenance["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RefigureError(f"{folder / PROVENANCE}: {error}; {again}") from None
-    changed = [name for name in output_names(paper)[:-1] if _checksum(folder / name) != files.get(name)]
-    if changed or not whole:
-        raise RefigureError(f"{folder / [*changed, PROVENANCE][0 if whole else -1]} is not as it was drawn: {again}")
+        raise RefigureError(f"{folder / PROVENANCE} cannot be read ({error}): {again}") from None
+    names = output_names(paper)[:-1]
+    altered = [name for name in names if _checksum(folder / name) != files.get(name)] if whole else [PROVENANCE]
+    if altered:
+        raise RefigureError(f"{folder / altered[0]} is not as it was drawn: {again}")
     return provenance
 
 
