@@ -13,7 +13,7 @@ import pytest
 from papers.anml.config import MetaTest
 from papers.anml.continual import Course, _advance, draw, learn
 from papers.anml.meta_learning import Dense, cross_entropy, logits
-from papers.anml.meta_test import _choose_and_learn
+from papers.anml.meta_test import Subject, _choose_and_learn
 from papers.anml.omniglot import DRAWINGS, LEARNED
 from papers.anml.tests.conftest import agree
 
@@ -191,8 +191,9 @@ def test_a_course_can_be_taken_again():
 def test_one_class_in_sequence_is_one_class_shuffled():
     config = MetaTest(tasks=(1, 3), iid_tasks=(1, 3), pool=CLASSES, rates=(1e-2, 1e-3))
     trials, final = (draw([np.random.default_rng(s + i) for i in range(3)], CLASSES, 3, LEARNED) for s in (0, 50))
-    sequential = _choose_and_learn(config, course(), trials, final, None)
-    shuffled = _choose_and_learn(config, course(), trials, final, 1)
+    subject = Subject({}, course(), trials, final)
+    sequential = _choose_and_learn(config, lambda _: subject, 0, None)
+    shuffled = _choose_and_learn(config, lambda _: subject, 0, 1)
     for name in ("train", "test"):
         np.testing.assert_array_equal(sequential[name][:, :1], shuffled[name])
     np.testing.assert_array_equal(sequential["trial_train"][..., :1], shuffled["trial_train"])
@@ -202,7 +203,7 @@ def test_one_class_in_sequence_is_one_class_shuffled():
 def test_the_rate_of_the_best_mean_training_accuracy_is_used():
     config = MetaTest(tasks=(1, 3), iid_tasks=(3,), pool=CLASSES, rates=(1e-7, 3e-2, 1e-3))
     trials, final = (draw([np.random.default_rng(s + i) for i in range(3)], CLASSES, 3, LEARNED) for s in (0, 50))
-    found = _choose_and_learn(config, course(), trials, final, None)
+    found = _choose_and_learn(config, lambda _: Subject({}, course(), trials, final), 0, None)
     assert found["trial_train"].shape == (3, 3, 2)
     best = found["trial_train"].mean(0).argmax(0)
     np.testing.assert_array_equal(found["rates"], np.asarray(config.rates)[best])
@@ -222,6 +223,9 @@ def test_the_oracle_learns_in_all_its_epochs():
     found = []
     for epochs in (1, 6):
         config = MetaTest(tasks=(3,), iid_tasks=(3,), pool=CLASSES, rates=(3e-3,), iid_epochs=epochs)
-        both = (draw([np.random.default_rng(s + i) for i in range(2)], CLASSES, 3, LEARNED, epochs) for s in (0, 50))
-        found.append(_choose_and_learn(config, course(), *both, 3)["train"].mean())
+        trials, final = (
+            draw([np.random.default_rng(s + i) for i in range(2)], CLASSES, 3, LEARNED, epochs) for s in (0, 50)
+        )
+        subject = Subject({}, course(), trials, final)
+        found.append(_choose_and_learn(config, lambda _, subject=subject: subject, 0, 3)["train"].mean())
     assert found[1] > found[0] + 0.1

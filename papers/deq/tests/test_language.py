@@ -10,7 +10,7 @@ import torch
 from common import data
 from common.data.store import Split
 from common.errors import RefigureError
-from common.room import spec
+from common.room import plan
 from papers.deq import language
 from papers.deq.config import Language
 from papers.deq.language import LanguageModel, perplexity, segments, streams
@@ -139,7 +139,7 @@ def test_networks_are_of_equal_size(scale: str) -> None:
     """DEQ and untied stack, without the words' matrix."""
     counts = []
     for name in ("transformer_deq", "transformer_untied"):
-        network = LanguageModel(spec.resolve("deq", "language", name, scale), 1)
+        network = LanguageModel(plan.resolve("deq", "language", name, scale), 1)
         counts.append(sum(value.numel() for value in network.parameters()))
     assert counts[0] == pytest.approx(counts[1], rel=0.02)
 
