@@ -61,8 +61,8 @@ class Links(HTMLParser):
 def chromium() -> str:
     """A Chromium on this machine."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
+        if program := shutil.which(name):
+            return program
     pytest.skip("no chromium here (Debian: apt-get install chromium; sh tests/browser.sh)")
 
 
@@ -117,12 +117,12 @@ def test_a_browser_shows_the_page_whole(page: Path, chromium: str, tmp_path: Pat
     probed.write_text(eager.replace("</body>", f"{PROBE}</body>"))
     document = browse(chromium, probed, tmp_path, "--dump-dom")
     probed.unlink()
-    found = dict(re.findall(r'data-(\w+)="([^"]*)"', document.partition("<head")[0]))
-    assert int(found["pictures"]) >= 1
-    assert found["broken"] == "0"
-    assert found["fetched"] == ""
-    assert int(found["window"]) == WIDTH
-    assert int(found["width"]) <= int(found["window"]), "wider than the window"
+    data = dict(re.findall(r'data-(\w+)="([^"]*)"', document.partition("<head")[0]))
+    assert int(data["pictures"]) >= 1
+    assert data["broken"] == "0"
+    assert data["fetched"] == ""
+    assert int(data["window"]) == WIDTH
+    assert int(data["width"]) <= int(data["window"]), "wider than the window"
     table = re.search(r"<table.*?<th>Verdict.*?</table>", document, re.DOTALL)
     assert table, "no table of claims"
     assert "C1" in table[0]

@@ -5,15 +5,12 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from common.room import spec
 from common.room.config import to_dict
-
-if TYPE_CHECKING:
-    from common.verdict.judge import Judged
 
 __all__ = ["app"]
 
@@ -96,9 +93,8 @@ def diff(
     from common.verdict.evidence import evaluate
     from common.verdict.judge import regressions
 
-    fallen: list[tuple[Judged, str]] = []
-    judged: list[Judged] = []
     before: dict[str, str] = {}
+    judged, fallen = [], []
     for name in [paper] if paper else spec.papers():
         now, earlier = evaluate(name), committed_verdicts(name, rev)
         before |= {f"{name}/{entry['id']}": entry["verdict"] for entry in earlier}
@@ -117,7 +113,8 @@ def diff(
         raise typer.Exit(1)
 
 
-def _print_claims(judged: "list[Judged]", before: dict[str, str], rev: str | None) -> None:
+def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) -> None:
+    """The table of judged claims, with their verdicts at a revision."""
     from common.report.page import measured, number
 
     rows = []
@@ -241,7 +238,10 @@ def data_verify(names: Names) -> None:
     """Hash every file of data sets again; exits with 1 when one is missing or damaged."""
     from common import data
 
-    checked = [(name, file, state) for name in names for file, state in data.verify(name)]
-    _say(f"{name}: {file}: {state}" for name, file, state in checked)
-    if any(not state.startswith("ok") for _, _, state in checked):
+    is_whole = True
+    for name in names:
+        for file, state in data.verify(name):
+            typer.echo(f"{name}: {file}: {state}")
+            is_whole &= state.startswith("ok")
+    if not is_whole:
         raise typer.Exit(1)
