@@ -70,17 +70,19 @@ def _changes(folder: Path, today: PlannedRun, indent: str = "  ") -> Iterator[st
     """What differs between a run on disk and a planned one; below it, between the runs that the two begin from."""
     identity, _ = record.read_record(folder)
     recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    old, new = _inputs(identity, recorded.get("manifest", {})), _inputs(today.identity, today.manifest)
-    if "threads" not in recorded:
-        old, new = _inputs(identity, {}), _inputs(today.identity, {})
+    is_earlier_scheme = "threads" not in recorded  # which named data and code by other digests
+    manifests = ({}, {}) if is_earlier_scheme else (recorded.get("manifest", {}), today.manifest)
+    old, new = _inputs(identity, manifests[0]), _inputs(today.identity, manifests[1])
+    if is_earlier_scheme:
         yield f"{indent}code: under an earlier scheme of keys; refigure carry {identity.paper} compares the numbers"
     for name in (name for name in {**new, **old} if old.get(name) != new.get(name)):
         if not name.startswith(("data", "code")):
             yield f"{indent}{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
-        elif name in old and name in new:
+        elif name not in old or name not in new:
+            used = "read" if name.startswith("data") else "reached"
+            yield f"{indent}{name} is {'now' if name in new else 'no longer'} {used}"
+        elif not is_earlier_scheme:
             yield f"{indent}{name} changed"
-        else:
-            yield f"{indent}{name} is {'now' if name in new else 'no longer'} reached"
     parent = _home() / identity.paper / identity.parent
     if today.parent and parent != _home() / today.parent.identity.path and (parent / "config.json").is_file():
         yield from _changes(parent, today.parent, indent + "  ")
