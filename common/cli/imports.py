@@ -47,7 +47,7 @@ def _file(run: FinishedRun, replace: bool) -> str:
             return f"{name}: there already, the same"
         if not replace:
             raise RefigureError(f"{name} is there with another result: --replace takes the new one")
-    use = _use(run)
+    use = _use(run, name)
     with atomic.holding(target):
         part, aside = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("part", "old.part"))
         try:
@@ -64,9 +64,9 @@ def _file(run: FinishedRun, replace: bool) -> str:
     return f"{name}: imported{use}"
 
 
-def _use(run: FinishedRun) -> str:
+def _use(run: FinishedRun, name: str) -> str:
     """A remark that says which scale needs the run."""
     for scale in spec.SCALES:
         if run.key in {planned.identity.key for planned in plan(run.identity.paper, scale, run.identity.experiment)}:
             return f", used at scale {scale}"
-    return f"; no scale needs it now (refigure explain {run.identity.group}/{run.folder.name} says what differs)"
+    return f"; no scale needs it now (refigure explain {name} says what differs)"

@@ -40,9 +40,5 @@ def make_room(name: str) -> Iterator[str]:
 
 def _entered(text: str, name: str) -> str:
     """`dvc.yaml` with the paper in its matrix and its metrics file listed."""
-
-    def longer(found: re.Match[str]) -> str:
-        return f"{found[1]}{', '.join(filter(None, [found[2].strip(), name]))}]"
-
-    text = re.sub(r"(?m)^(\s*paper: \[)([^\]]*)\]", longer, text, count=1)
+    text = re.sub(r"(?m)^(\s*paper: \[[^\]]*)\]", rf"\g<1>, {name}]", text, count=1).replace("[, ", "[", 1)
     return re.sub(r"(?m)^metrics:\n", f"metrics:\n  - results/{name}/metrics.json\n", text, count=1)
