@@ -14,8 +14,9 @@ from common.errors import RefigureError
 from common.report import theme
 from common.report.inputs import PROVENANCE, digest_of, inputs_of, output_names, runs_of
 from common.report.page import render
+from common.room import claims, spec
 from common.room import plan as planning
-from common.room import spec
+from common.room.claims import Claim
 from common.room.config import to_dict
 from common.room.plan import PlannedRun
 from common.room.spec import Paper, ScaleName
@@ -41,11 +42,11 @@ def build(paper: str, scale: ScaleName) -> Path:
             something that is drawn from changed meanwhile.
     """
     inputs, target = inputs_of(paper, scale), spec.root() / "results" / paper
-    room, plans = spec.load(paper), runs_of(paper, scale)
+    room, published, plans = spec.load(paper), claims.load(paper), runs_of(paper, scale)
     finished = {each.identity.path: _finished(each) for each in plans}
     shown = [finished[each.identity.path] for each in plans if each.scale == scale]
     theme.apply()
-    drawings = {name: _draw(paper, name, room, shown, target) for name in room.figures}
+    drawings = {name: _draw(paper, name, room, shown, published, target) for name in room.figures}
     judged = evaluate(paper, only=finished)
     read = {run for claim in judged for run in claim.runs}
     plans = [each for each in plans if each.scale == scale or str(each.identity) in read]
@@ -89,8 +90,10 @@ def _check_unchanged(paper: str, scale: ScaleName, before: Mapping[str, str]) ->
         raise RefigureError(f"{', '.join(changed[:3])} changed while results/{paper} was drawn: build again")
 
 
-def _draw(paper: str, name: str, room: Paper, finished: Sequence[FinishedRun], target: Path) -> theme.Drawing:
-    """Draw and save one figure."""
+def _draw(
+    paper: str, name: str, room: Paper, finished: Sequence[FinishedRun], published: Sequence[Claim], target: Path
+) -> theme.Drawing:
+    """Draw and save one figure, which is given the runs of its experiments and all claims of the paper."""
     figure = room.figures[name]
     module_name, _, function_name = figure.draw.partition(":")
     if str(spec.root()) not in sys.path:
@@ -100,7 +103,7 @@ def _draw(paper: str, name: str, room: Paper, finished: Sequence[FinishedRun], t
     if function is None:
         raise RefigureError(f"papers/{paper}/paper.yaml: figures.{name}.draw: {module_name} has no {function_name!r}")
     shown = (figure.experiment, *figure.also)
-    drawing = function([run for run in finished if run.identity.experiment in shown])
+    drawing: theme.Drawing = function([run for run in finished if run.identity.experiment in shown], published)
     theme.save(drawing, target / "figures" / name)
     return drawing
 

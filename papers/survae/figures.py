@@ -1,19 +1,22 @@
 """Figure 4 and what stands around it: the densities, every seed of them, and the test likelihoods."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from common.report.figures import Treatment, by_variant, drawing, mean_with_interval, published_values
 from common.report.theme import PALETTE, PUBLISHED, Drawing
 from common.run.record import FinishedRun
 from common.train.seeding import numpy_rng
-from common.verdict.claims import load
-from common.verdict.statistics import mean_interval
 from papers.survae.densities import DENSITIES
+
+if TYPE_CHECKING:
+    from common.room.claims import Claim
 
 __all__ = ["figure4", "likelihoods", "seeds"]
 
@@ -30,73 +33,76 @@ EXTENT = (-4, 4, -4, 4)
 BINS = 256
 
 
-def figure4(runs: Sequence[FinishedRun]) -> Drawing:
+def figure4(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     """One row a density; data, Flow, AbsFlow. The first seed, as the paper shows one."""
-    found = _by_panel(runs)
+    panels = _panels(runs)
     figure, axes = plt.subplots(4, 3, figsize=(6.6, 8.9), layout="constrained")
     rows = []
     for row, (name, density) in enumerate(DENSITIES.items()):
-        run = found[name, "flow"]
-        size = run.identity.config["train_size"]
-        points = density.sample(size, numpy_rng(run.seeds[0], "train"))
+        flow = panels[name, "flow"]
+        points = density.sample(flow.config["train_size"], numpy_rng(flow.seeds[0], "train"))
         counts, *_ = np.histogram2d(*points.T, bins=BINS, range=[EXTENT[:2], EXTENT[2:]], density=True)
         _show(axes[row, 0], counts, LIMITS[name])
         axes[row, 0].set_ylabel(TITLES[name], fontsize=11)
         for column, model in enumerate(MODELS, start=1):
-            run = found[name, model]
-            _show(axes[row, column], run.arrays["density"][0], LIMITS[name])
-            values = run.metrics["test_nll"]
-            axes[row, column].set_xlabel(f"{np.mean(values):.3f} nats", fontsize=9, labelpad=3)
+            treatment = panels[name, model]
+            _show(axes[row, column], treatment.array("density")[0], LIMITS[name])
+            axes[row, column].set_xlabel(f"{treatment.metric('test_nll').mean():.3f} nats", fontsize=9, labelpad=3)
+            measures = {metric: treatment.metric(metric) for metric in treatment.runs[0].metrics}
             rows += [
-                {"density": name, "model": model, "seed": seed, **{k: v[i] for k, v in run.metrics.items()}}
-                for i, seed in enumerate(run.seeds)
+                {"density": name, "model": model, "seed": seed, **{k: v[i] for k, v in measures.items()}}
+                for i, seed in enumerate(treatment.seeds)
             ]
         axes[row, 0].set_xlabel(f"entropy {density.entropy:.3f} nats", fontsize=9, labelpad=3)
     for axis, title in zip(axes[0], ("Data", *MODELS.values()), strict=True):
         axis.set_title(title, fontsize=12, pad=6)
-    first = next(iter(found.values()))
+    first = next(iter(panels.values()))
     note = (
         f"Pictures: seed {first.seeds[0]}; numbers: mean test NLL over {len(first.seeds)} seeds. "
         "Colour runs from 0 to 0.05, 0.10, 0.15 and 0.20 per unit area, row by row."
     )
-    return Drawing(figure, pd.DataFrame(rows), [str(run.identity) for run in found.values()], [note])
+    return drawing(figure, rows, panels.values(), note)
 
 
-def seeds(runs: Sequence[FinishedRun]) -> Drawing:
+def seeds(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     """The same densities for every seed."""
-    found = _by_panel(runs)
-    count = max(len(run.seeds) for run in found.values())
+    panels = _panels(runs)
+    count = max(len(treatment.seeds) for treatment in panels.values())
     figure, axes = plt.subplots(
-        len(found), count, figsize=(1.45 * count + 0.5, 1.45 * len(found) + 0.3), layout="constrained", squeeze=False
+        len(panels), count, figsize=(1.45 * count + 0.5, 1.45 * len(panels) + 0.3), layout="constrained", squeeze=False
     )
     rows = []
-    for row, ((name, model), run) in enumerate(found.items()):
-        for column, seed in enumerate(run.seeds):
-            _show(axes[row, column], run.arrays["density"][column][::2, ::2], LIMITS[name])
-            axes[row, column].set_xlabel(f"{run.metrics['test_nll'][column]:.3f}", fontsize=7, labelpad=1.5)
-            rows.append({"density": name, "model": model, "seed": seed, "test_nll": run.metrics["test_nll"][column]})
+    for row, ((name, model), treatment) in enumerate(panels.items()):
+        densities, losses = treatment.array("density"), treatment.metric("test_nll")
+        for axis, seed, values, loss in zip(axes[row], treatment.seeds, densities, losses, strict=False):
+            _show(axis, values[::2, ::2], LIMITS[name])
+            axis.set_xlabel(f"{loss:.3f}", fontsize=7, labelpad=1.5)
+            rows.append({"density": name, "model": model, "seed": seed, "test_nll": loss})
             if row == 0:
-                axes[row, column].set_title(f"seed {seed}", fontsize=8)
+                axis.set_title(f"seed {seed}", fontsize=8)
         axes[row, 0].set_ylabel(f"{TITLES[name]}\n{MODELS[model]}", fontsize=7.5)
-    return Drawing(figure, pd.DataFrame(rows), [str(run.identity) for run in found.values()])
+    return drawing(figure, rows, panels.values())
 
 
-def likelihoods(runs: Sequence[FinishedRun]) -> Drawing:
+def likelihoods(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     """Test NLL above the entropy: every seed, the mean with its interval, the official code's one run."""
-    found, official = _by_panel(runs), _official()
+    panels = _panels(runs)
+    official = {
+        claim.ours.variant: value for claim, value in published_values(claims, runs) if claim.ours.metric == "test_nll"
+    }
     figure, axis = plt.subplots(figsize=(7.2, 3.3), layout="constrained")
     rows = []
     for place, (name, density) in enumerate(DENSITIES.items()):
         for side, model in enumerate(MODELS):
-            run = found[name, model]
-            values = np.asarray(run.metrics["test_nll"])
-            interval = mean_interval(values) or (values.mean(), values.mean())
+            treatment = panels[name, model]
+            values, reference = treatment.metric("test_nll"), official[treatment.variant]
+            mean, *interval = mean_with_interval(values)
             x, colour = place + 0.34 * (side - 0.5), PALETTE[side]
             axis.plot([x, x], np.subtract(interval, density.entropy), color=colour, linewidth=6, alpha=0.3)
             axis.plot(np.full(len(values), x - 0.05), values - density.entropy, "o", color=colour, markersize=4)
-            axis.plot(x + 0.06, official[run.identity.variant] - density.entropy, **PUBLISHED)
+            axis.plot(x + 0.06, reference - density.entropy, **PUBLISHED)
             axis.annotate(
-                f"{values.mean():.3f}", (x, max(values.max(), official[run.identity.variant]) - density.entropy),
+                f"{mean:.3f}", (x, max(values.max(), reference) - density.entropy),
                 xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8,
             )  # fmt: skip
             rows.append(
@@ -104,12 +110,12 @@ def likelihoods(runs: Sequence[FinishedRun]) -> Drawing:
                     "density": name,
                     "model": MODELS[model],
                     "entropy": density.entropy,
-                    "official code": official[run.identity.variant],
-                    "ours": values.mean(),
+                    "official code": reference,
+                    "ours": mean,
                     "low": interval[0],
                     "high": interval[1],
                     "seeds": len(values),
-                    "above entropy": values.mean() - density.entropy,
+                    "above entropy": mean - density.entropy,
                 }
             )
     axis.axhline(0, color="0.4", linestyle="--", linewidth=1)
@@ -118,7 +124,7 @@ def likelihoods(runs: Sequence[FinishedRun]) -> Drawing:
     axis.set_xticks(range(len(DENSITIES)), [TITLES[name] for name in DENSITIES])
     axis.set_xlim(-0.5, 3.5)
     axis.set_ylabel("test NLL above the entropy (nats)")
-    count = len(next(iter(found.values())).seeds)
+    count = len(next(iter(panels.values())).seeds)
     handles = [
         Line2D([], [], color=PALETTE[i], marker="o", linestyle="none", label=MODELS[m]) for i, m in enumerate(MODELS)
     ]
@@ -128,24 +134,17 @@ def likelihoods(runs: Sequence[FinishedRun]) -> Drawing:
     ]
     axis.legend(handles=handles, fontsize=8, ncols=2, loc="upper center")
     axis.set_ylim(-0.03, axis.get_ylim()[1] * 1.22)
-    table = pd.DataFrame(rows)
-    listed = table.assign(density=table["density"].map(TITLES)).map(lambda v: f"{v:.3f}" if isinstance(v, float) else v)
-    return Drawing(figure, table, [str(run.identity) for run in found.values()], listed=listed)
+    made = drawing(figure, rows, panels.values())
+    named = made.table.assign(density=made.table["density"].map(TITLES))
+    return replace(made, listed=named.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value))
 
 
-def _by_panel(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], FinishedRun]:
-    """Runs by (density, model), in the order of the figure."""
-    named = {(run.identity.config["density"], run.identity.config["model"]): run for run in runs}
-    return {(name, model): named[name, model] for name in DENSITIES for model in MODELS}
-
-
-def _official() -> dict[str, float]:
-    """Test NLL in nats of the official code by variant, from the claims."""
-    return {
-        claim.ours.variant: claim.published.value
-        for claim in load("survae")
-        if claim.kind == "value" and claim.ours.metric == "test_nll" and claim.published is not None
+def _panels(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], Treatment]:
+    """The treatments by density and model, in the order of the figure."""
+    named = {
+        (treatment.config["density"], treatment.config["model"]): treatment for treatment in by_variant(runs).values()
     }
+    return {(name, model): named[name, model] for name in DENSITIES for model in MODELS}
 
 
 def _show(axis: Axes, values: np.ndarray, limit: float) -> None:
