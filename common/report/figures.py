@@ -1,11 +1,13 @@
 """What the figures of all papers are made with: all runs of a variant as one, and the numbers that were published."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.report.theme import Drawing
@@ -16,16 +18,21 @@ if TYPE_CHECKING:
     from common.room.claims import Claim
 
 __all__ = [
-    "Treatment", "by_variant", "drawing", "experiment_and_variant", "mean_with_interval", "number_of_seeds",
-    "published_values", "run_names",
+    "Claims", "Runs", "Treatment", "by_variant", "drawing", "panel_row", "published_values", "seed_count",
+    "table_rows",
 ]  # fmt: skip
+
+Runs = Sequence[FinishedRun]
+"""What a figure function is given first: the runs of the figure's experiments."""
+Claims = Sequence["Claim"]
+"""What it is given then: all claims of the paper."""
 
 
 @dataclass(frozen=True)
 class Treatment:
     """All runs of one variant of an experiment, in the order of their seeds."""
 
-    runs: Sequence[FinishedRun]
+    runs: Runs
     """At least one."""
 
     @property
@@ -55,6 +62,12 @@ class Treatment:
         """A final metric of every seed: (seeds,)."""
         return np.concatenate([run.metrics[name] for run in self.runs])
 
+    def mean_with_interval(self, name: str) -> tuple[float, float, float]:
+        """A final metric's mean and the ends of its 95 % interval, which are the mean where there is one seed."""
+        mean = float(self.metric(name).mean())
+        low, high = mean_interval(self.metric(name).tolist()) or (mean, mean)
+        return mean, low, high
+
     def histories(self) -> Iterator[tuple[int, pd.DataFrame]]:
         """By seed what it logged: `step` and a column for every metric. A run that logged nothing has none."""
         for run in self.runs:
@@ -66,32 +79,26 @@ class Treatment:
                 ])  # fmt: skip
 
 
-def experiment_and_variant(run: FinishedRun) -> str:
-    """`<experiment>/<variant>`, which names a treatment where a figure has several experiments."""
-    return f"{run.identity.experiment}/{run.identity.variant}"
-
-
 def by_variant(
-    runs: Sequence[FinishedRun],
-    order: Iterable[str] | None = None,
-    name_of: Callable[[FinishedRun], str] = lambda run: run.identity.variant,
+    runs: Runs, order: Iterable[str] | None = None, *, with_experiment: bool = False
 ) -> dict[str, Treatment]:
-    """The treatments by their names.
+    """The treatments by name.
 
     Arguments:
         runs: All runs of the figure.
         order: The names that are wanted, as far as there are runs; None for all, shorter names first, so that
             numbers at their ends rise.
-        name_of: What names a run's treatment.
+        with_experiment: Whether a name is `<experiment>/<variant>`, as in a figure of several experiments.
     """
     groups: dict[str, list[FinishedRun]] = {}
     for run in sorted(runs, key=lambda run: run.seeds):
-        groups.setdefault(name_of(run), []).append(run)
+        experiment = f"{run.identity.experiment}/" if with_experiment else ""
+        groups.setdefault(experiment + run.identity.variant, []).append(run)
     names = sorted(groups, key=lambda name: (len(name), name)) if order is None else order
     return {name: Treatment(groups[name]) for name in names if name in groups}
 
 
-def published_values(claims: Sequence["Claim"], runs: Sequence[FinishedRun]) -> list[tuple["Claim", float]]:
+def published_values(claims: Claims, runs: Runs) -> list[tuple["Claim", float]]:
     """The claims of a published number about an experiment that there are runs of, each with its number."""
     experiments = {run.identity.experiment for run in runs}
     return [
@@ -101,24 +108,28 @@ def published_values(claims: Sequence["Claim"], runs: Sequence[FinishedRun]) -> 
     ]
 
 
-def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds and the ends of its 95 % interval, which are the mean itself where there is one seed."""
-    mean = float(np.mean(values))
-    low, high = mean_interval(values) or (mean, mean)
-    return mean, low, high
-
-
-def run_names(treatments: Iterable[Treatment]) -> list[str]:
-    """The names of all their runs, as a `Drawing` has them."""
-    return [str(run.identity) for treatment in treatments for run in treatment.runs]
-
-
-def number_of_seeds(treatments: Iterable[Treatment]) -> str:
+def seed_count(treatments: Iterable[Treatment]) -> str:
     """How many seeds they have, in words: `3 seeds`, `3 or 5 seeds`."""
     counts = sorted({len(treatment.seeds) for treatment in treatments})
     return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}"
 
 
-def drawing(figure: Figure, rows: Sequence[Mapping[str, Any]], treatments: Iterable[Treatment], *notes: str) -> Drawing:
-    """What a figure function returns, of the rows of its table and of the treatments that it shows."""
-    return Drawing(figure, pd.DataFrame(rows), run_names(treatments), notes)
+def panel_row(count: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Axes]]:
+    """`count` panels of a size in inches, side by side; `options` are those of `subplots`."""
+    width, height = size
+    figure, axes = plt.subplots(
+        1, count, figsize=(width * count, height), layout="constrained", squeeze=False, **options
+    )
+    return figure, list(axes[0])
+
+
+def table_rows(**columns: Any) -> list[dict[str, Any]]:
+    """Rows of a figure's table, given by columns; a single value stands in all of them."""
+    rows: list[dict[str, Any]] = pd.DataFrame(columns).to_dict("records")
+    return rows
+
+
+def drawing(figure: Figure, rows: Any, treatments: Iterable[Treatment], *notes: str) -> Drawing:
+    """What a figure function returns: with the rows of its table, and named after the runs that it shows."""
+    names = [str(run.identity) for treatment in treatments for run in treatment.runs]
+    return Drawing(figure, pd.DataFrame(rows), names, notes)

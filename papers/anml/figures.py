@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt, log
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,20 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from scipy.optimize import isotonic_regression
 
-from common.report.figures import (
-    Treatment,
-    by_variant,
-    drawing,
-    mean_with_interval,
-    number_of_seeds,
-    published_values,
-    run_names,
-)
+from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, published_values, seed_count, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.run.record import FinishedRun
-
-if TYPE_CHECKING:
-    from common.room.claims import Claim
 
 __all__ = ["accuracy", "activations", "meta_training", "oracles", "order", "readings", "representations", "sparsity"]
 
@@ -88,11 +76,11 @@ class Method(Treatment):
 
     def summary(self, metric: str) -> dict[str, Any]:
         """A final metric's mean over seeds with its interval; both ends are the mean where there is one seed."""
-        value, low, high = mean_with_interval(self.metric(metric))
+        value, low, high = self.mean_with_interval(metric)
         return {"value": value, "low": low, "high": high, "seeds": len(self.seeds), "source": None}
 
 
-def accuracy(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def accuracy(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 3: accuracy against the number of classes learned, on drawings learned and on those held out."""
     methods = _methods(runs)
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.3), sharey=True, layout="constrained")
@@ -102,7 +90,7 @@ def accuracy(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return _finished(figure, rows, methods)
 
 
-def readings(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def readings(runs: Runs, claims: Claims) -> Drawing:
     """Testing accuracy of ANML under other readings of the paper, and of whatever else the main figures leave out."""
     everything = _methods(runs, main=False)
     methods = [method for method in everything if method.variant == "anml" or method.variant not in MAIN] or everything
@@ -116,7 +104,7 @@ def readings(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return _finished(figure, rows, methods)
 
 
-def oracles(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def oracles(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 4: testing accuracy in sequence and shuffled, and what the sequence costs of it."""
     methods = _methods(runs)
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 4.9), width_ratios=(5, 4), layout="constrained")
@@ -136,7 +124,7 @@ def oracles(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return _finished(figure, rows, methods, names, notes=["Published drops at 600 stand side by side, right of 600."])
 
 
-def activations(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def activations(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 5: units before the gate, the gate, and after it, for three drawings and on average; first seed."""
     methods = _methods(runs, main=False)
     method = next((method for method in methods if "gate" in method.kinds), methods[0])
@@ -167,10 +155,10 @@ def activations(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawi
     figure.suptitle(f"{method.title}, seed {first.seeds[0]} only", fontsize=10)
     table = pd.DataFrame({"unit": np.arange(units.shape[1]), **columns})
     note = "Colours end at the 99.5 % quantile of the column's three drawings, the gate's at 1."
-    return Drawing(figure, table, run_names([first]), [note])
+    return drawing(figure, table, [first], note)
 
 
-def representations(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def representations(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 6, by principal components instead of t-SNE: ten classes, fifteen drawings each; first seed."""
     methods = _methods(runs, main=False)
     mapped = {"anml": ("representation", "gated"), "oml_linear": ("representation",), "oml": ("representation",)}
@@ -182,7 +170,7 @@ def representations(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> D
         for number, points in enumerate(method.array(f"map_{kind}")[0].astype(float).reshape(10, 15, 2)):
             axis.plot(*points.T, "os^Dv"[number % 5], color=PALETTE[number], markersize=4, markeredgewidth=0)
             mark = {"variant": method.variant, "kind": kind, "seed": method.seeds[0], "class": number + 1}
-            rows += [{**mark, "x": x, "y": y} for x, y in points]
+            rows += table_rows(**mark, x=points[:, 0], y=points[:, 1])
         gate = f", {KINDS[kind]}" if len(method.kinds) > 1 else ""
         axis.set_title(textwrap.fill(f"{method.title}{gate}, seed {method.seeds[0]}", 38), fontsize=9)
         axis.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
@@ -191,7 +179,7 @@ def representations(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> D
     return drawing(figure, rows, firsts.values(), "One seed; every panel has its own scale.")
 
 
-def order(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def order(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. S9: accuracy held out at the end of the longest sequence, by when a class was learned."""
     methods = _methods(runs)
     figure, axes = _grid(len(methods), min(4, len(methods)), (2.1, 1.95), sharey=True)
@@ -206,14 +194,14 @@ def order(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
         axis.set_xlim(0, len(by_class))
         _plain(axis)
         axis.tick_params(labelsize=7)
-        mark = {"variant": method.variant, "seeds": len(method.seeds)}
-        rows += [{**mark, "first": first + 1, "value": mean} for first, mean in zip(firsts, means, strict=True)]
+        places = [first + 1 for first in firsts]
+        rows += table_rows(variant=method.variant, seeds=len(method.seeds), first=places, value=means)
     figure.supxlabel("place of a class in the sequence, in bins of ten", fontsize=9)
     figure.supylabel("testing accuracy", fontsize=9)
     return drawing(figure, rows, methods, _averages(methods), "Dotted: chance.")
 
 
-def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def meta_training(runs: Runs, claims: Claims) -> Drawing:
     """Accuracy and loss on images of all classes in the course of meta-training, one line a seed."""
     methods = _methods(runs, main=False)
     kinds = ("accuracy", "loss")
@@ -225,7 +213,7 @@ def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Dra
             course = pd.DataFrame({"step": logged["step"], **{kind: logged[prefix + kind] for kind in kinds}})
             for axis, kind in zip(axes, kinds, strict=True):
                 axis.plot(course["step"], course[kind], color=method.colour, linewidth=0.8, alpha=0.85)
-            rows += [{"variant": method.variant, "seed": seed, **point} for point in course.to_dict("records")]
+            rows += table_rows(variant=method.variant, seed=seed, **course)
     table = pd.DataFrame(rows, columns=["variant", "seed", "step", *kinds])
     classes = methods[0].config["classes"]
     axes[1].axhline(log(classes), **CHANCE)
@@ -245,10 +233,10 @@ def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Dra
     notes = ["One line a seed, a point for every 50 meta-iterations (their mean, as recorded); not smoothed further."]
     if len(table) and table["loss"].max() > top:
         notes.append(f"Losses above {top:.1f}, at the beginning, are outside of the panel.")
-    return Drawing(figure, table, run_names(methods), notes)
+    return drawing(figure, table, methods, *notes)
 
 
-def sparsity(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def sparsity(runs: Runs, claims: Claims) -> Drawing:
     """How many units are active, how many are dead, and what the neighbours of a drawing know (section 4.2)."""
     networks: dict[tuple[str, ...], Method] = {}
     for method in _methods(runs, main=False):
@@ -288,7 +276,7 @@ def sparsity(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return _finished(figure, rows, methods, notes=notes, chance=False)
 
 
-def _methods(runs: Sequence[FinishedRun], main: bool = True) -> list[Method]:
+def _methods(runs: Runs, main: bool = True) -> list[Method]:
     """The main methods in their order; then, unless `main` and there are such, the other variants."""
     treatments = by_variant(runs)
     untitled = sorted(treatments.keys() - MAIN.keys() - READINGS.keys())
@@ -299,7 +287,7 @@ def _methods(runs: Sequence[FinishedRun], main: bool = True) -> list[Method]:
     return [method for method in methods if main and method.variant in MAIN] or methods
 
 
-def _reported(methods: Sequence[Method], claims: Sequence["Claim"], *sources: str) -> Reported:
+def _reported(methods: Sequence[Method], claims: Claims, *sources: str) -> Reported:
     """What others reported of these methods, out of the claims and `TRAINING`; by these sources, or by all."""
     values = [
         (claim.id.partition("-")[0], claim.ours.variant, claim.ours.metric, value)
@@ -430,7 +418,7 @@ def _finished(
     handles = list(names)
     if any(len(method.seeds) > 1 for method in methods):
         band = {"color": "0.5", "linewidth": 6, "alpha": 0.4}
-        handles.append(Line2D([], [], label=f"95 % interval of the mean over {number_of_seeds(methods)}", **band))
+        handles.append(Line2D([], [], label=f"95 % interval of the mean over {seed_count(methods)}", **band))
     if chance:
         handles.append(Line2D([], [], label="chance", **CHANCE))
     sources = dict.fromkeys(row["source"] for row in rows if row["source"] is not None)
@@ -440,10 +428,10 @@ def _finished(
     # `loc="outside ..."` would slide down when the figure is saved with what is written below it
     figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=7.5, bbox_to_anchor=(0.5, 0),
                   bbox_transform=figure.transFigure, borderaxespad=0)  # fmt: skip
-    means = _averages(methods) if chance else f"Means over {number_of_seeds(methods)}."
+    means = _averages(methods) if chance else f"Means over {seed_count(methods)}."
     return drawing(figure, rows, methods, means, *notes)
 
 
 def _averages(methods: Sequence[Method]) -> str:
     trajectories = sorted({method.config["trajectories"] for method in methods})
-    return f"Means over {number_of_seeds(methods)} with {' or '.join(map(str, trajectories))} trajectories each."
+    return f"Means over {seed_count(methods)} with {' or '.join(map(str, trajectories))} trajectories each."

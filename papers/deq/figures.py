@@ -1,19 +1,15 @@
 """Copy memory, convergence, exactness, language, images, memory, and the surface under a penalty on the Jacobian."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from common.report.figures import Treatment, by_variant, drawing, published_values
+from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, panel_row, published_values, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.run.record import FinishedRun
 from papers.deq.regression import REACH, curve
 from papers.deq.tasks import chance
-
-if TYPE_CHECKING:
-    from common.room.claims import Claim
 
 __all__ = ["convergence", "copy_memory", "depth", "effort", "exactness", "images", "language", "memory", "surface"]
 
@@ -35,7 +31,7 @@ LEAST = 1e-7
 """Smaller losses are drawn as if they were this."""
 
 
-def copy_memory(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def copy_memory(runs: Runs, claims: Claims) -> Drawing:
     """Test loss against T; training loss against steps at the greatest T."""
     treatments = by_variant(runs)
     lengths = sorted({int(variant.rpartition("_")[2]) for variant in treatments})
@@ -48,14 +44,13 @@ def copy_memory(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawi
                 losses = np.maximum(treatments[f"{model}_{length}"].metric("loss"), LEAST)
                 left.plot([length] * len(losses), losses, "o", color=colour, markersize=3.5, alpha=0.7)
                 medians.append((length, np.median(losses)))
-                rows += [{"panel": "test", "model": title, "T": length, "loss": loss} for loss in losses]
+                rows += table_rows(panel="test", model=title, T=length, loss=losses)
         if medians:
             left.plot(*zip(*medians, strict=True), color=colour, label=title)
         if f"{model}_{lengths[-1]}" in treatments:
             for _, course in treatments[f"{model}_{lengths[-1]}"].histories():
                 right.plot(course["step"], course["loss"], color=colour, linewidth=1.1, label=title)
-                course = course[["step", "loss"]].to_dict("records")
-                rows += [{"panel": "training", "model": title, **point} for point in course]
+                rows += table_rows(panel="training", model=title, **course[["step", "loss"]])
     grid = np.linspace(lengths[0], lengths[-1], 100)
     left.plot(grid, [chance(value) for value in grid], "--", color="0.5", linewidth=1, label="chance")
     right.axhline(chance(lengths[-1]), color="0.5", linestyle="--", linewidth=1)
@@ -72,35 +67,30 @@ def copy_memory(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawi
     return drawing(figure, rows, treatments.values(), SEEDS, "Open diamonds: published.")
 
 
-def convergence(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def convergence(runs: Runs, claims: Claims) -> Drawing:
     """Median relative residual against evaluations, before (dotted) and after training, each length a panel."""
     treatments = by_variant(runs)
     lengths = [variant.removeprefix("deq_") for variant in treatments if variant in ("deq_50", "deq_200")]
-    figure, axes = plt.subplots(
-        1, len(lengths), figsize=(5.2 * len(lengths), 4.0), sharey=True, layout="constrained", squeeze=False
-    )
+    figure, axes = panel_row(len(lengths), (5.2, 4.0), sharey=True)
     rows = []
-    for axis, length in zip(axes[0], lengths, strict=True):
+    for axis, length in zip(axes, lengths, strict=True):
         for colour, (model, solver, title) in zip(PALETTE, SOLVED, strict=False):
             treatment = treatments.get(f"{model}_{length}")
             for phase, line in (("start", ":"), ("end", "-")):
                 if treatment is None or (phase == "start" and (model, solver) not in FIRST):
                     continue
-                middle = _median_trace(treatment, f"{solver}_{phase}")
+                counts, middle = _median_trace(treatment, f"{solver}_{phase}")
                 label = f"{title}, {'before' if phase == 'start' else 'after'} training"
-                axis.plot(middle.keys(), middle.values(), line, color=colour, linewidth=2, label=label)
-                rows += [
-                    {"T": length, "network": title, "phase": phase, "evaluations": count, "residual": residual}
-                    for count, residual in middle.items()
-                ]
+                axis.plot(counts, middle, line, color=colour, linewidth=2, label=label)
+                rows += table_rows(T=length, network=title, phase=phase, evaluations=counts, residual=middle)
         axis.set(xlabel="evaluations of f", yscale="log", title=f"T = {length}")
         axis.grid(alpha=0.4)
-    axes[0][0].set_ylabel("relative residual |f(z) - z| / |f(z)|")
-    axes[0][-1].legend(fontsize=7)
+    axes[0].set_ylabel("relative residual |f(z) - z| / |f(z)|")
+    axes[-1].legend(fontsize=7)
     return drawing(figure, rows, treatments.values(), "Medians over all sequences of all seeds.")
 
 
-def effort(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def effort(runs: Runs, claims: Claims) -> Drawing:
     """Evaluations of f that the forward solve takes, and where it ends, while a DEQ is trained."""
     treatments = by_variant(runs)
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
@@ -111,7 +101,7 @@ def effort(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
             for axis, name in zip(axes, ("evaluations", "residual"), strict=True):
                 label = _length(variant) if seed == treatment.seeds[0] else None
                 axis.plot(course["step"], course[name], color=colour, label=label)
-            rows += [{"variant": variant, "seed": seed, **point} for point in course.to_dict("records")]
+            rows += table_rows(variant=variant, seed=seed, **course)
     axes[0].set(xlabel="steps", ylabel="evaluations of f, mean", ylim=(0, None))
     axes[1].set(xlabel="steps", ylabel="relative residual at the end, median", yscale="log")
     axes[0].legend(fontsize=8)
@@ -119,27 +109,24 @@ def effort(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, treatments.values(), note)
 
 
-def depth(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def depth(runs: Runs, claims: Claims) -> Drawing:
     """Difference of a weight-tied stack's successive layers against depth, by length; before training dotted."""
     treatments = by_variant(runs)
     figure, axis = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
     rows: list[dict[str, Any]] = []
     for colour, (variant, treatment) in zip(PALETTE, _deqs(treatments).items(), strict=False):
         for phase, line in (("start", ":"), ("end", "-")):
-            middle = _median_trace(treatment, f"fixed_point_{phase}")
+            counts, middle = _median_trace(treatment, f"fixed_point_{phase}")
             label = f"{_length(variant)}, {'before' if phase == 'start' else 'after'} training"
-            axis.plot(middle.keys(), middle.values(), line, color=colour, label=label)
-            rows += [
-                {"variant": variant, "phase": phase, "layers": count, "difference": difference}
-                for count, difference in middle.items()
-            ]
+            axis.plot(counts, middle, line, color=colour, label=label)
+            rows += table_rows(variant=variant, phase=phase, layers=counts, difference=middle)
     axis.set(xlabel="layers", ylabel="|f(z) - z| / |f(z)|", yscale="log")
     axis.grid(alpha=0.4)
     axis.legend(fontsize=7)
     return drawing(figure, rows, treatments.values(), "Medians over all sequences of all seeds.")
 
 
-def exactness(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def exactness(runs: Runs, claims: Claims) -> Drawing:
     """Loss against tolerance, and against the limit of evaluations."""
     treatments = by_variant(runs)
     solved = {variant: treatment for variant, treatment in treatments.items() if not variant.startswith("unrolled")}
@@ -154,17 +141,14 @@ def exactness(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing
             axis.plot(values, losses.T, color=colour, linewidth=0.7, alpha=0.5)
             middle = np.median(losses, 0)
             axis.plot(values, middle, "o-", color=colour, label=_length(variant))
-            rows += [
-                {"kind": kind, "variant": variant, "value": value, "loss": loss}
-                for value, loss in zip(values, middle, strict=True)
-            ]
+            rows += table_rows(kind=kind, variant=variant, value=values, loss=middle)
         axis.set(xlabel=label, xscale="log", yscale="log")
     axes[0].set_ylabel("test loss, nats")
     axes[0].legend(fontsize=8)
     return drawing(figure, rows, treatments.values(), "Thick: medians over seeds; thin: each seed.")
 
 
-def memory(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def memory(runs: Runs, claims: Claims) -> Drawing:
     """Bytes and seconds of weight-tied stacks against their depth, and of the DEQ."""
     treatments = by_variant(runs)
     figure, axes = plt.subplots(
@@ -204,7 +188,7 @@ def memory(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, treatments.values(), "Seconds are of the machine that made the run, one batch.")
 
 
-def language(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def language(runs: Runs, claims: Claims) -> Drawing:
     """Perplexity beside memory of each model, as bars."""
     order = ["transformer_deq", "transformer_tied", "transformer_untied", "trellis_deq", "trellis_tied"]
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained", sharey=True)
@@ -229,7 +213,7 @@ def language(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, by_variant(runs).values(), note)
 
 
-def images(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def images(runs: Runs, claims: Claims) -> Drawing:
     """Test accuracy of each network, and the accuracy of batches while it trained."""
     titles = {"mdeq": "MDEQ", "mdeq_tied": "weight-tied stack", "single": "one resolution", "mdeq_large": "MDEQ, large"}
     treatments = by_variant(runs, titles)
@@ -244,7 +228,7 @@ def images(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
             if (claim.ours.variant, claim.ours.metric) == (name, "test_accuracy"):
                 left.plot(place, accuracy, **PUBLISHED)
                 rows.append({"model": f"{title}, {claim.id}", "accuracy": accuracy})
-        rows += [{"model": title, "accuracy": accuracy} for accuracy in accuracies]
+        rows += table_rows(model=title, accuracy=accuracies)
         for _, course in treatment.histories():
             middle = course["accuracy"].rolling(5, min_periods=1).mean()
             right.plot(course["step"], middle, color=colour, linewidth=1.2, label=title)
@@ -256,7 +240,7 @@ def images(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, by_variant(runs).values(), note)
 
 
-def surface(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def surface(runs: Runs, claims: Claims) -> Drawing:
     """f(z; x) and its equilibria; below, plain iteration for one x, from the first seed of each variant."""
     titles = {"none": "no penalty", "two": "gamma = 2", "four": "gamma = 4"}
     treatments = by_variant(runs, titles)
@@ -280,9 +264,7 @@ def surface(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
         axis.axvline(truth, color="0.7", linestyle=":", linewidth=1, label="the curve")
         axis.set(xlabel="z", ylabel="f(z; x)", xlim=(z[0], z[-1]), ylim=(z[0], z[-1]))
         axis.legend(fontsize=7)
-        rows += [
-            {"variant": name, "x": a, "equilibrium": b, "curve": float(curve(a))} for a, b in zip(x, line, strict=True)
-        ]
+        rows += table_rows(variant=name, x=x, equilibrium=line, curve=[float(curve(value)) for value in x])
     return drawing(figure, rows, by_variant(runs).values(), "The first seed; not chosen.")
 
 
@@ -302,10 +284,10 @@ def _deqs(treatments: Mapping[str, Treatment]) -> dict[str, Treatment]:
     return {variant: treatment for variant, treatment in treatments.items() if variant.startswith("deq_")}
 
 
-def _median_trace(treatment: Treatment, name: str) -> dict[int, float]:
-    """Number of evaluations to relative residual: the median over all sequences of all seeds."""
-    traces = treatment.array(name).swapaxes(1, 2).reshape(-1, treatment.array(name).shape[1])
-    return dict(enumerate(np.nanmedian(traces, 0).tolist(), start=1))
+def _median_trace(treatment: Treatment, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of evaluations, and the median relative residual after them over all sequences of all seeds."""
+    median = np.nanmedian(treatment.array(name), (0, 2))
+    return np.arange(1, len(median) + 1), median
 
 
 def _length(variant: str) -> str:

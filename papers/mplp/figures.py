@@ -1,33 +1,29 @@
 """The notebooks' figures: losses and predictions step by step, five learners of MNIST; and what lies beyond."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from common.report.figures import Treatment, by_variant, drawing, experiment_and_variant, published_values
+from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, panel_row, published_values, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.run.record import FinishedRun
 from papers.mplp.tasks import GRID
-
-if TYPE_CHECKING:
-    from common.room.claims import Claim
 
 __all__ = ["horizon", "initial_network", "losses", "meta_training", "mnist", "own", "predictions", "transfer"]
 
 BAND = "Lines: means over all lifetimes; bands: one standard deviation on either side; open diamonds: reference."
 
 
-def losses(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def losses(runs: Runs, claims: Claims) -> Drawing:
     """Loss of a new sinusoid against steps, released protocol and Adam."""
     panels = {"released/sinusoid": ("MPLP, released parameters", 0.03), "baseline/sinusoid_adam": ("Adam", 0.045)}
     return _losses(runs, claims, panels)
 
 
-def initial_network(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def initial_network(runs: Runs, claims: Claims) -> Drawing:
     """Loss of a new sinusoid from a meta-learned initial network, two steps: released protocol and MAML."""
     panels = {
         "released/maml": ("MPLP, released parameters", 0.08),
@@ -37,7 +33,7 @@ def initial_network(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> D
     return _losses(runs, claims, panels)
 
 
-def own(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def own(runs: Runs, claims: Claims) -> Drawing:
     """Protocols meta-trained here."""
     panels = {
         "evaluate/sinusoid": ("agents with states", 0.06),
@@ -49,17 +45,14 @@ def own(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return _losses(runs, claims, panels)
 
 
-def _losses(runs: Sequence[FinishedRun], claims: Sequence["Claim"], panels: Mapping[str, tuple[str, float]]) -> Drawing:
-    treatments = by_variant(runs, panels, experiment_and_variant)
-    figure, axes = plt.subplots(
-        1, len(treatments), figsize=(3.6 * len(treatments), 3.3), layout="constrained", squeeze=False
-    )
+def _losses(runs: Runs, claims: Claims, panels: Mapping[str, tuple[str, float]]) -> Drawing:
+    treatments = by_variant(runs, panels, with_experiment=True)
+    figure, axes = panel_row(len(treatments), (3.6, 3.3))
     rows: list[dict[str, Any]] = []
-    for axis, (name, treatment) in zip(axes[0], treatments.items(), strict=True):
+    for axis, (name, treatment) in zip(axes, treatments.items(), strict=True):
         title, top = panels[name]
-        for array, label, colour, first in (
-            ("seen", "train loss", PALETTE[0], 1),
-            ("loss", "eval loss", PALETTE[1], 0),
+        for colour, array, label, first in zip(
+            PALETTE, ("seen", "loss"), ("train loss", "eval loss"), (1, 0), strict=False
         ):
             marks = {"learner": title, "measure": label}
             rows += _band(axis, _lifetimes(treatment, array), first, colour, marks, label)
@@ -71,7 +64,7 @@ def _losses(runs: Sequence[FinishedRun], claims: Sequence["Claim"], panels: Mapp
     return drawing(figure, rows, treatments.values(), BAND, _count(treatments))
 
 
-def predictions(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def predictions(runs: Runs, claims: Claims) -> Drawing:
     """One new sinusoid as the network sees it after each step."""
     panels = {
         "released/sinusoid": "MPLP",
@@ -79,30 +72,28 @@ def predictions(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawi
         "released/maml": "MPLP from the learned network",
         "maml/maml": "MAML",
     }
-    treatments = by_variant(runs, panels, experiment_and_variant)
-    figure, axes = plt.subplots(
-        1, len(treatments), figsize=(3.0 * len(treatments), 3.2), sharey=True, layout="constrained", squeeze=False
-    )
+    treatments = by_variant(runs, panels, with_experiment=True)
+    figure, axes = panel_row(len(treatments), (3.0, 3.2), sharey=True)
     rows = []
     shown = {panels[name]: treatment.array("shown")[0] for name, treatment in treatments.items()}
     most = max(len(curves) for curves in shown.values()) - 2
-    for axis, (title, curves) in zip(axes[0], shown.items(), strict=True):
+    for axis, (title, curves) in zip(axes, shown.items(), strict=True):
         for step, curve in [*enumerate(curves[:-1]), ("target", curves[-1])]:
-            rows += [{"learner": title, "step": step, "x": x, "y": y} for x, y in zip(GRID, curve, strict=True)]
+            rows += table_rows(learner=title, step=step, x=np.ravel(GRID), y=curve)
         for step, curve in enumerate(curves[:-1]):
             shade = plt.get_cmap("viridis_r")(0.1 + 0.85 * step / most)
             axis.plot(GRID, curve, color=shade, linewidth=1.4, label=f"{step}-step predictions")
         axis.plot(GRID, curves[-1], color="0.1", linestyle="--", linewidth=1.2, label="target")
         axis.set_title(title, fontsize=10)
         axis.set(xlabel="x")
-    axes[0][0].set_ylabel("y")
-    handles, labels = max((axis.get_legend_handles_labels() for axis in axes[0]), key=lambda pair: len(pair[0]))
+    axes[0].set_ylabel("y")
+    handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[0]))
     figure.legend(handles, labels, loc="outside upper center", ncols=7, fontsize=7)
     note = "First lifetime of the first seed; not chosen. The same task in all panels."
     return drawing(figure, rows, treatments.values(), note)
 
 
-def mnist(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def mnist(runs: Runs, claims: Claims) -> Drawing:
     """Accuracy on test images against steps of eight images: three networks under the released protocol, SGD, Adam."""
     lines = {
         "released/mnist": ("MPLP trained", PALETTE[0], "-"),
@@ -116,16 +107,14 @@ def mnist(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return _accuracies(runs, claims, lines)
 
 
-def horizon(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def horizon(runs: Runs, claims: Claims) -> Drawing:
     """What the released protocols do beyond the steps that they were trained for."""
     order = ("released/sinusoid_longer", "released/mnist_longer", "evaluate/random_longer")
-    treatments = by_variant(runs, order, experiment_and_variant)
-    cured = by_variant(runs, ["evaluate/random_horizon"], experiment_and_variant)
-    figure, axes = plt.subplots(
-        1, len(treatments), figsize=(4.2 * len(treatments), 3.4), layout="constrained", squeeze=False
-    )
+    treatments = by_variant(runs, order, with_experiment=True)
+    cured = by_variant(runs, ["evaluate/random_horizon"], with_experiment=True)
+    figure, axes = panel_row(len(treatments), (4.2, 3.4))
     rows: list[dict[str, Any]] = []
-    for axis, (name, treatment) in zip(axes[0], treatments.items(), strict=True):
+    for axis, (name, treatment) in zip(axes, treatments.items(), strict=True):
         sinusoid, meta_trained = treatment.has("loss"), name.startswith("evaluate")
         title = f"sinusoids{', meta-trained here' if meta_trained else ''}: loss" if sinusoid else "MNIST: accuracy"
         label = "lifetimes of 5 steps" if meta_trained and cured else None
@@ -147,7 +136,7 @@ def horizon(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, treatments.values(), BAND, _count(treatments))
 
 
-def transfer(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def transfer(runs: Runs, claims: Claims) -> Drawing:
     """Fashion-MNIST, a layer more and rectified units, which the released protocol never saw."""
     lines = {
         "released/mnist": ("MNIST", PALETTE[0], "-"),
@@ -161,10 +150,8 @@ def transfer(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return _accuracies(runs, claims, lines)
 
 
-def _accuracies(
-    runs: Sequence[FinishedRun], claims: Sequence["Claim"], lines: Mapping[str, tuple[str, Any, str]]
-) -> Drawing:
-    treatments = by_variant(runs, lines, experiment_and_variant)
+def _accuracies(runs: Runs, claims: Claims, lines: Mapping[str, tuple[str, Any, str]]) -> Drawing:
+    treatments = by_variant(runs, lines, with_experiment=True)
     figure, axis = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
     rows: list[dict[str, Any]] = []
     for name, treatment in treatments.items():
@@ -180,7 +167,7 @@ def _accuracies(
     return drawing(figure, rows, treatments.values(), BAND, _count(treatments), "Horizontal line: chance.")
 
 
-def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def meta_training(runs: Runs, claims: Claims) -> Drawing:
     """Meta-loss against meta-steps, every seed a line."""
     treatments = by_variant(runs, sorted({run.identity.variant for run in runs}))
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
@@ -192,10 +179,7 @@ def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Dra
             steps = course["step"][width - 1 :]
             label = variant.replace("_", " ") if seed == treatment.seeds[0] else None
             axis.plot(steps, smooth, color=colour, linewidth=1, label=label)
-            rows += [
-                {"variant": variant, "seed": seed, "meta_step": step, "loss": loss}
-                for step, loss in list(zip(steps, smooth, strict=True))[::width]
-            ]
+            rows += table_rows(variant=variant, seed=seed, meta_step=steps[::width], loss=smooth[::width])
     axis.set(xlabel="meta-steps", ylabel="meta-loss", yscale="log")
     axis.legend(fontsize=8)
     note = "Means over a hundredth of the meta-training; one line a seed."
@@ -220,14 +204,11 @@ def _band(
     mean, deviation = values.mean(0), values.std(0)
     axis.plot(steps, mean, line, color=colour, linewidth=1.6, label=label)
     axis.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=band, linewidth=0)
-    return [
-        {**labels, "step": int(s), "mean": m, "standard_deviation": d}
-        for s, m, d in zip(steps, mean, deviation, strict=True)
-    ]
+    return table_rows(**labels, step=steps, mean=mean, standard_deviation=deviation)
 
 
 def _references(
-    axis: Axes, treatment: Treatment, claims: Sequence["Claim"], labels: Mapping[str, str], colour: Any = "0.15"
+    axis: Axes, treatment: Treatment, claims: Claims, labels: Mapping[str, str], colour: Any = "0.15"
 ) -> list[dict[str, Any]]:
     """What others measured of a treatment, as open diamonds."""
     rows = []

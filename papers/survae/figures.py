@@ -1,22 +1,16 @@
 """Figure 4 and what stands around it: the densities, every seed of them, and the test likelihoods."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from common.report.figures import Treatment, by_variant, drawing, mean_with_interval, published_values
+from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, published_values, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.run.record import FinishedRun
 from common.train.seeding import numpy_rng
 from papers.survae.densities import DENSITIES
-
-if TYPE_CHECKING:
-    from common.room.claims import Claim
 
 __all__ = ["figure4", "likelihoods", "seeds"]
 
@@ -33,7 +27,7 @@ EXTENT = (-4, 4, -4, 4)
 BINS = 256
 
 
-def figure4(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def figure4(runs: Runs, claims: Claims) -> Drawing:
     """One row a density; data, Flow, AbsFlow. The first seed, as the paper shows one."""
     panels = _panels(runs)
     figure, axes = plt.subplots(4, 3, figsize=(6.6, 8.9), layout="constrained")
@@ -48,11 +42,8 @@ def figure4(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
             treatment = panels[name, model]
             _show(axes[row, column], treatment.array("density")[0], LIMITS[name])
             axes[row, column].set_xlabel(f"{treatment.metric('test_nll').mean():.3f} nats", fontsize=9, labelpad=3)
-            measures = {metric: treatment.metric(metric) for metric in treatment.runs[0].metrics}
-            rows += [
-                {"density": name, "model": model, "seed": seed, **{k: v[i] for k, v in measures.items()}}
-                for i, seed in enumerate(treatment.seeds)
-            ]
+            metrics = {metric: treatment.metric(metric) for metric in treatment.runs[0].metrics}
+            rows += table_rows(density=name, model=model, seed=treatment.seeds, **metrics)
         axes[row, 0].set_xlabel(f"entropy {density.entropy:.3f} nats", fontsize=9, labelpad=3)
     for axis, title in zip(axes[0], ("Data", *MODELS.values()), strict=True):
         axis.set_title(title, fontsize=12, pad=6)
@@ -64,7 +55,7 @@ def figure4(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, panels.values(), note)
 
 
-def seeds(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def seeds(runs: Runs, claims: Claims) -> Drawing:
     """The same densities for every seed."""
     panels = _panels(runs)
     count = max(len(treatment.seeds) for treatment in panels.values())
@@ -77,14 +68,14 @@ def seeds(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
         for axis, seed, values, loss in zip(axes[row], treatment.seeds, densities, losses, strict=False):
             _show(axis, values[::2, ::2], LIMITS[name])
             axis.set_xlabel(f"{loss:.3f}", fontsize=7, labelpad=1.5)
-            rows.append({"density": name, "model": model, "seed": seed, "test_nll": loss})
             if row == 0:
                 axis.set_title(f"seed {seed}", fontsize=8)
+        rows += table_rows(density=name, model=model, seed=treatment.seeds, test_nll=losses)
         axes[row, 0].set_ylabel(f"{TITLES[name]}\n{MODELS[model]}", fontsize=7.5)
     return drawing(figure, rows, panels.values())
 
 
-def likelihoods(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def likelihoods(runs: Runs, claims: Claims) -> Drawing:
     """Test NLL above the entropy: every seed, the mean with its interval, the official code's one run."""
     panels = _panels(runs)
     official = {
@@ -96,28 +87,18 @@ def likelihoods(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawi
         for side, model in enumerate(MODELS):
             treatment = panels[name, model]
             values, reference = treatment.metric("test_nll"), official[treatment.variant]
-            mean, *interval = mean_with_interval(values)
+            mean, low, high = treatment.mean_with_interval("test_nll")
             x, colour = place + 0.34 * (side - 0.5), PALETTE[side]
-            axis.plot([x, x], np.subtract(interval, density.entropy), color=colour, linewidth=6, alpha=0.3)
+            axis.plot([x, x], np.subtract((low, high), density.entropy), color=colour, linewidth=6, alpha=0.3)
             axis.plot(np.full(len(values), x - 0.05), values - density.entropy, "o", color=colour, markersize=4)
             axis.plot(x + 0.06, reference - density.entropy, **PUBLISHED)
             axis.annotate(
                 f"{mean:.3f}", (x, max(values.max(), reference) - density.entropy),
                 xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8,
             )  # fmt: skip
-            rows.append(
-                {
-                    "density": name,
-                    "model": MODELS[model],
-                    "entropy": density.entropy,
-                    "official code": reference,
-                    "ours": mean,
-                    "low": interval[0],
-                    "high": interval[1],
-                    "seeds": len(values),
-                    "above entropy": mean - density.entropy,
-                }
-            )
+            row = {"density": name, "model": MODELS[model], "entropy": density.entropy, "official code": reference}
+            row |= {"ours": mean, "low": low, "high": high, "seeds": len(values)}
+            rows.append(row | {"above entropy": mean - density.entropy})
     axis.axhline(0, color="0.4", linestyle="--", linewidth=1)
     axis.annotate("entropy: no model can be below", (3.45, 0), xytext=(0, 3), textcoords="offset points",
                   ha="right", fontsize=8, color="0.4")  # fmt: skip
@@ -139,7 +120,7 @@ def likelihoods(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawi
     return replace(made, listed=named.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value))
 
 
-def _panels(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], Treatment]:
+def _panels(runs: Runs) -> dict[tuple[str, str], Treatment]:
     """The treatments by density and model, in the order of the figure."""
     named = {
         (treatment.config["density"], treatment.config["model"]): treatment for treatment in by_variant(runs).values()

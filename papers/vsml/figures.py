@@ -1,7 +1,7 @@
 """The paper's figures on cloning, on learning to learn, on invariance, on other data sets, and on what states do."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,31 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from common.report.figures import (
-    Treatment,
-    by_variant,
-    drawing,
-    mean_with_interval,
-    number_of_seeds,
-    published_values,
-)
+from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, published_values, seed_count, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
-from common.run.record import FinishedRun
-
-if TYPE_CHECKING:
-    from common.room.claims import Claim
 
 __all__ = [
-    "ablations",
-    "cloning",
-    "deep_cloning",
-    "introspection",
-    "invariances",
-    "learning",
-    "matrix",
-    "meta_training",
+    "ablations", "cloning", "deep_cloning", "introspection", "invariances", "learning", "matrix", "meta_training",
     "unseen",
-]
+]  # fmt: skip
 
 LEARNERS = {
     "vsml": ("VSML", PALETTE[0], "-"),
@@ -105,7 +87,7 @@ ABLATIONS = {
 BAND = "Bands: two standard errors over seeds on either side."
 
 
-def learning(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def learning(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 6: accuracy over all inputs so far, on the data set of meta-training and on another."""
     treatments = by_variant(runs, [name for name in LEARNERS if name not in ASIDE])
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.6), sharey=True, layout="constrained")
@@ -123,7 +105,7 @@ def learning(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, treatments.values(), _means(treatments), BAND, "Dotted in grey: chance.")
 
 
-def invariances(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def invariances(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 7: the same learner with other classes and sizes, and with pixels in disguise."""
     treatments = by_variant(runs, ["vsml"])
     vsml = treatments["vsml"]
@@ -140,7 +122,7 @@ def invariances(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawi
     return drawing(figure, rows, treatments.values(), _means(treatments), BAND)
 
 
-def unseen(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def unseen(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 8, the row of MNIST: accuracy over 2000 examples of every data set."""
     kinds = ("vsml", "meta_rnn", "hebbian", "fast_weight_memory", "sgd", "sgd_tuned", "adam")
     treatments = by_variant(runs, kinds)
@@ -157,12 +139,12 @@ def unseen(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
             if not treatment.has(f"curve_{task}"):
                 continue
             values = treatment.metric(f"{task}_end")
-            mean, *interval = mean_with_interval(values)
+            mean, *interval = treatment.mean_with_interval(f"{task}_end")
             x = column + (place - (len(treatments) - 1) / 2) * width
             axis.bar(x, mean, 0.9 * width, linewidth=0, **look)
             axis.plot([x, x], interval, color="0.1", linewidth=0.9)
             axis.plot(np.full(len(values), x), values, "o", color="0.1", markersize=1.8)
-            rows += [{"data": task, "learner": title, "seed_index": i, "accuracy": v} for i, v in enumerate(values)]
+            rows += table_rows(data=task, learner=title, seed_index=range(len(values)), accuracy=values)
     axis.set_xticks(range(len(tasks)), [TASKS[task] for task in tasks], fontsize=8)
     axis.set(ylabel="accuracy over all examples", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -174,7 +156,7 @@ def unseen(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, treatments.values(), _means(treatments), note)
 
 
-def matrix(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def matrix(runs: Runs, claims: Claims) -> Drawing:
     """Their Fig. 8: one row a data set of meta-training, one column a data set of the test, for two learners."""
     kinds = {"vsml": "VSML", "meta_rnn": "Meta RNN"}
     treatments = by_variant(runs, [f"{kind}_on_{row}" for kind in kinds for row in ROWS])
@@ -191,7 +173,7 @@ def matrix(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
                 values = treatment.metric(metric)
                 means[place, column] = values.mean()
                 marks = {"learner": learner, "meta_trained_on": ROWS[row][0], "data": data}
-                rows += [{**marks, "seed_index": i, "accuracy": value} for i, value in enumerate(values)]
+                rows += table_rows(**marks, seed_index=range(len(values)), accuracy=values)
         sns.heatmap(
             100 * means, vmin=0, vmax=100, cmap="viridis", annot=True, fmt=".0f", annot_kws={"size": 8}, ax=axis,
             cbar=False, linewidths=0.5, xticklabels=[*(TASKS[task] for task in tasks), "not seen"],
@@ -212,7 +194,7 @@ def matrix(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
     return drawing(figure, rows, treatments.values(), _means(treatments), note)
 
 
-def introspection(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def introspection(runs: Runs, claims: Claims) -> Drawing:
     """Their Section 5: class probabilities while every image comes twice; VSML beside SGD."""
     treatments = by_variant(runs, ["vsml", "sgd"])
     figure, axes = plt.subplots(
@@ -230,28 +212,26 @@ def introspection(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Dra
             f"{title}: probability of the class {first:.2f} at the first look, {second:.2f} at the second", fontsize=9
         )
         axis.set(ylabel="class", yticks=range(0, 10, 3))
-        rows += [
-            {"learner": title, "example": i, "label": int(labels[i]), "class": k, "probability": p[i, k]}
-            for i in range(count)
-            for k in range(p.shape[1])
-        ]
+        for i, label in enumerate(labels[:count].astype(int)):
+            columns = {"class": range(p.shape[1]), "probability": p[i]}
+            rows += table_rows(learner=title, example=i, label=label, **columns)
     axis.set_xlabel("example; ten images, the same ten again, ten others, ...")
     figure.colorbar(image, ax=axes, label="probability", fraction=0.03)
     note = "First run of the first seed; circles: the class. Numbers: means over all runs and seeds."
     return drawing(figure, rows, treatments.values(), note)
 
 
-def cloning(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def cloning(runs: Runs, claims: Claims) -> Drawing:
     """Their cloning figure: test loss while networks of clones learn, without a hidden layer."""
     return _cloning(runs, claims, "")
 
 
-def deep_cloning(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def deep_cloning(runs: Runs, claims: Claims) -> Drawing:
     """Their cloning figure again, for networks with a hidden layer."""
     return _cloning(runs, claims, "_deep")
 
 
-def _cloning(runs: Sequence[FinishedRun], claims: Sequence["Claim"], depth: str) -> Drawing:
+def _cloning(runs: Runs, claims: Claims, depth: str) -> Drawing:
     treatments = by_variant(runs, [f"{kind}{depth}" for kind in CLONES])
     first = next(iter(treatments.values()))
     window = first.config["window"]
@@ -289,7 +269,7 @@ def _cloning(runs: Sequence[FinishedRun], claims: Sequence["Claim"], depth: str)
     return drawing(figure, rows, treatments.values(), _means(treatments), note)
 
 
-def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def meta_training(runs: Runs, claims: Claims) -> Drawing:
     """Accuracy on training episodes against meta-iterations; every seed a line."""
     treatments = by_variant(runs, LEARNERS)
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
@@ -299,10 +279,7 @@ def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Dra
         for seed, course in treatment.histories():
             steps, values = course["step"], course["accuracy"]
             axis.plot(steps, values, color=colour, linestyle=line, linewidth=1.1, marker=".", markersize=3)
-            rows += [
-                {"learner": title, "seed": seed, "meta_iteration": step, "accuracy": value}
-                for step, value in zip(steps, values, strict=True)
-            ]
+            rows += table_rows(learner=title, seed=seed, meta_iteration=steps, accuracy=values)
     axis.set(xlabel="meta-iterations", ylabel="accuracy over whole episodes", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(figure, treatments)
@@ -310,7 +287,7 @@ def meta_training(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Dra
     return drawing(figure, rows, treatments.values(), note)
 
 
-def ablations(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing:
+def ablations(runs: Runs, claims: Claims) -> Drawing:
     """What a short meta-training under other settings leads to: in its own episodes, and at full size."""
     trained, tested = (
         by_variant([run for run in runs if run.identity.experiment == experiment], ABLATIONS)
@@ -336,10 +313,7 @@ def ablations(runs: Sequence[FinishedRun], claims: Sequence["Claim"]) -> Drawing
                 axis.axvline(values.mean(), color=PALETTE[0], linewidth=0.8, alpha=0.6)
             axis.plot(values, np.full(len(values), place), "o", color=PALETTE[0], markersize=4, alpha=0.8)
             axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color="0.1")
-            rows += [
-                {"variant": name, "measured": title, "seed_index": i, "accuracy": value}
-                for i, value in enumerate(values)
-            ]
+            rows += table_rows(variant=name, measured=title, seed_index=range(len(values)), accuracy=values)
         axis.axvline(0.1, color="0.5", linestyle=":", linewidth=1)
         axis.set_title(title, fontsize=9)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
@@ -373,7 +347,7 @@ def _curve(
     else:
         axis.fill_between(x, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.2, linewidth=0)
     kept = np.unique(np.geomspace(1, len(x), 60).astype(int)) - 1
-    return [{**labels, "examples": int(x[i]), "mean": mean[i], "standard_error": error[i]} for i in kept]
+    return table_rows(**labels, examples=x[kept], mean=mean[kept], standard_error=error[kept])
 
 
 def _legend(figure: Figure, treatments: Iterable[str]) -> None:
@@ -386,4 +360,4 @@ def _legend(figure: Figure, treatments: Iterable[str]) -> None:
 
 
 def _means(treatments: Mapping[str, Treatment]) -> str:
-    return f"Means over {number_of_seeds(treatments.values())}."
+    return f"Means over {seed_count(treatments.values())}."
