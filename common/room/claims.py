@@ -144,7 +144,7 @@ def load(paper: str) -> list[Claim]:
 
 def _read(room: Paper, folder: Path, paper: str) -> list[Claim]:
     where = f"papers/{paper}/claims.yaml"
-    document = read_yaml(folder / where)
+    document = read_yaml(folder / where, where)
     entries = document.get("claims") if isinstance(document, Mapping) else None
     if not isinstance(entries, list) or set(document) != {"claims"}:
         raise RefigureError(f"{where}: expected one key 'claims' with a list")

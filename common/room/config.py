@@ -24,28 +24,32 @@ SCALARS: dict[type, str] = {
 }
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, where: str = "") -> Any:
     """The document in a YAML file; only plain data, a key given twice is an error.
+
+    Arguments:
+        where: What messages call it; its path when left out.
 
     Raises:
         RefigureError: The file is missing, is no UTF-8 or no YAML; the message has line and column.
     """
+    where = where or str(path)
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
-        raise RefigureError(f"{path}: no such file") from None
+        raise RefigureError(f"{where}: no such file") from None
     except UnicodeDecodeError as error:
-        raise RefigureError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise RefigureError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RefigureError(f"{path}:{place}: {error.problem or error.context}") from None
+        raise RefigureError(f"{where}:{place}: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
-        raise RefigureError(f"{path}: not YAML: {error}") from None
+        raise RefigureError(f"{where}: not YAML: {error}") from None
     except RecursionError:
-        raise RefigureError(f"{path}: nested too deeply") from None
+        raise RefigureError(f"{where}: nested too deeply") from None
     except OSError as error:
-        raise RefigureError(f"{path}: cannot be read ({error.strerror})") from None
+        raise RefigureError(f"{where}: cannot be read ({error.strerror})") from None
 
 
 class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -225,7 +225,7 @@ def load(paper: str) -> Paper:
 @cache
 def _load(folder: Path, paper: str) -> Paper:
     where = f"papers/{paper}/paper.yaml"
-    spec: Paper = build(Paper, read_yaml(folder / where), where)
+    spec: Paper = build(Paper, read_yaml(folder / where, where), where)
     for name, experiment in spec.experiments.items():
         place = f"{where}: experiments.{name}"
         if not experiment.variants:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from common.room.plan import PlannedRun, plan
 __all__ = [
     "Room",
     "checked",
+    "drawing_command",
     "hold_build",
     "marker",
     "options_of",
@@ -171,9 +173,15 @@ def marker(room: Room, scale: str) -> str:
     """A file that is as new as now where a room must be drawn, so that Snakemake, which looks at times, draws it."""
     path = Path(".snakemake") / "refigure" / f"{room.paper}-{scale}"
     if not (room.current and path.exists()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        atomic.write_text(path, f"{time.time_ns()}\n")  # Snakemake compares the content of small files, too
     return path.as_posix()
+
+
+def drawing_command(room: Room, scale: str) -> str:
+    """The command that draws a room's results; of a broken room one that says why it cannot."""
+    if room.fault:
+        return f"sh -c {shlex.quote('echo ' + shlex.quote('error: ' + room.fault) + ' >&2; exit 1')}"
+    return f"{shlex.quote(sys.executable)} -m common.report {room.paper} --scale {scale}"
 
 
 @in_one_line

@@ -1,7 +1,9 @@
 # The facts the rules below are made from; everything comes from papers/*/paper.yaml.
 import shlex
 
-from planning import checked, hold_build, marker, options_of, rooms, unknown_target, unknown_targets
+from planning import (
+    checked, drawing_command, hold_build, marker, options_of, rooms, unknown_target, unknown_targets,
+)
 
 PAPERS, SCALE = checked(config, sys.argv[1:])
 ROOMS = rooms(PAPERS, SCALE)

@@ -15,10 +15,7 @@ for _room in ROOMS:
             ] or f"results/{_room.paper}.fault",
         log: f"logs/{_room.paper}/draw.log",
         params:
-            paper=_room.paper,
-            scale=SCALE,
-            fault=shlex.quote(_room.fault),
+            command=drawing_command(_room, SCALE),
         message: "drawing results/" + _room.paper
         shell:
-            "echo error: {params.fault} | tee {log} >&2; exit 1" if _room.fault else
-            "{PYTHON} -m common.report {params.paper} --scale {params.scale} 2>&1 | tee {log}"
+            "{params.command} 2>&1 | tee {log}"
