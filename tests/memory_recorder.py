@@ -1,10 +1,16 @@
-"""What the tests of all rooms train with."""
+"""What the tests of experiments train with: a recorder in memory, finished parents, and an interruption."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 
-__all__ = ["Memory"]
+from common.room.config import to_dict
+from common.train.recorder import Outcome
+
+__all__ = ["Memory", "finished", "resumes", "same"]
 
 
 class Memory:
@@ -39,3 +45,31 @@ class Memory:
 
     def due(self) -> bool:
         return True
+
+
+def finished(config: object, parameters: Mapping[str, np.ndarray]) -> Any:
+    """A finished run as a further run sees its parent: settings and parameters."""
+    return SimpleNamespace(identity=SimpleNamespace(config=to_dict(config)), parameters=parameters)
+
+
+def same(outcome: Outcome, expected: Outcome) -> None:
+    """Metrics, arrays and parameters are equal to the last bit."""
+    for part in ("metrics", "arrays", "parameters"):
+        values, others = getattr(outcome, part) or {}, getattr(expected, part) or {}
+        assert values.keys() == others.keys()
+        for name in values:
+            np.testing.assert_array_equal(values[name], others[name], err_msg=f"{part}: {name}")
+
+
+def resumes(train: Callable[[Memory], Outcome], stop_at: int, whole: Outcome | None = None) -> tuple[Outcome, Memory]:
+    """Stop a training after so many steps and start it again: it ends as the training that nobody stopped.
+
+    Returns its outcome and its recorder.
+    """
+    recorder = Memory(stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        train(recorder)
+    recorder.stop_at = None
+    outcome = train(recorder)
+    same(outcome, whole or train(Memory()))
+    return outcome, recorder

@@ -3,7 +3,6 @@
 Widths, classes, steps, rates and image sizes are read off the arrays, so that any file of a family will do.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden import golden_files
+from golden import Arrays, Golden, agree
 
 from papers.anml import omniglot
 from papers.anml.continual import Course, _advance, learn
@@ -30,16 +29,8 @@ from papers.anml.meta_learning import (
 )
 from papers.anml.meta_test import _head_scores
 from papers.anml.networks import ANML, OML, Conv, trunk
-from papers.anml.tests.conftest import agree
 
-Arrays = dict[str, np.ndarray]
-CHECKS: dict[str, Callable[[Arrays], None]] = {}
-
-
-def family(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
-    """Registers the check of the family that it is named after."""
-    CHECKS[check.__name__] = check
-    return check
+golden = Golden("anml")
 
 
 # --- parameters of the official code, into ours --------------------------------------------------------------
@@ -145,17 +136,17 @@ def without_noise(learner: Learner) -> Learner:
     return learner._replace(trunk=strip(learner.trunk), nm_trunk=strip(learner.nm_trunk))
 
 
-@family
+@golden.family
 def anml_small(a: Arrays) -> None:
     agree_meta(a, Scheme(ANML, "all"))
 
 
-@family
+@golden.family
 def oml_small(a: Arrays) -> None:
     agree_meta(a, Scheme(OML, "head"))
 
 
-@family
+@golden.family
 def meta_test_head(a: Arrays) -> None:
     """Every step's loss, the layer after all of them, and the accuracy that `learn` measures."""
     n, rate = len(a["labels"]), float(a["lr"])
@@ -179,7 +170,7 @@ def meta_test_head(a: Arrays) -> None:
     assert learn(course, order, np.array([rate]), order, [n]).mean() == pytest.approx(float(a["train_accuracy"]))
 
 
-@family
+@golden.family
 def preprocess(a: Arrays) -> None:
     """Within a grey level, and exact in the grey levels that the official code got."""
     side = a["raw105"].shape[1]
@@ -192,9 +183,7 @@ def preprocess(a: Arrays) -> None:
     agree(omniglot.scale(small, "published"), a["normalised"], level + 1e-7)
 
 
-@pytest.mark.golden
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("name", "file"), golden_files("anml", CHECKS))
-def test_golden(name: str, file: Path) -> None:
-    with np.load(file) as arrays:
-        CHECKS[name](dict(arrays))
+@golden.files
+def test_agrees_with_the_official_code(name: str, file: Path) -> None:
+    golden.check(name, file)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import golden_files
+from golden import Golden
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -20,17 +20,11 @@ from papers.deq.implicit import implicit, jacobian_penalty, spectral_radius
 from papers.deq.solvers import Function, anderson, broyden, fixed_point
 
 Arrays = dict[str, Tensor]
-CHECKS: dict[str, Callable[[Arrays, dict], None]] = {}
+golden = Golden("deq")
 EXACT = partial(torch.testing.assert_close, rtol=0, atol=1e-9)
 NEAR = partial(torch.testing.assert_close, rtol=0, atol=1e-8)
 EARLY = 9
 """Points that rounding has not yet driven apart (README of the golden files)."""
-
-
-def family(check: Callable[[Arrays, dict], None]) -> Callable[[Arrays, dict], None]:
-    """Registers the check of the family that it is named after."""
-    CHECKS[check.__name__] = check
-    return check
 
 
 def recorded(a: Arrays) -> tuple[Function, list[Tensor]]:
@@ -47,11 +41,10 @@ def recorded(a: Arrays) -> tuple[Function, list[Tensor]]:
 def follows(solver: Callable, a: Arrays, settings: dict, most: str, tol: str, **options: object) -> None:
     """The points of evaluation, the residuals and the result agree."""
     f, points = recorded(a)
-    ours = "tdeq" in str(settings["name"])
     stop = settings.get("arg_stop_mode", "abs")
     solution = solver(
         f, torch.zeros_like(a["evaluated_at"][0]), max_evals=int(settings[most]) + 1, tol=float(settings[tol]),
-        stop=stop, per_sample=ours, **options,
+        stop=stop, per_sample="tdeq" in settings["name"], **options,
     )  # fmt: skip
     count = min(len(points), len(a["evaluated_at"]), EARLY)
     assert count >= 5
@@ -69,46 +62,36 @@ def follows(solver: Callable, a: Arrays, settings: dict, most: str, tol: str, **
     assert min(float((z - a["result"]).abs().max()) for z in best) < max(1e-7, 10 * float(solution.info.residual.max()))
 
 
-@family
+@golden.families("solver_broyden", "solver_broyden_rel")
 def solver_broyden(a: Arrays, s: dict) -> None:
     follows(broyden, a, s, "arg_threshold", "arg_eps")
 
 
-@family
-def solver_broyden_rel(a: Arrays, s: dict) -> None:
-    follows(broyden, a, s, "arg_threshold", "arg_eps")
+def ridge(s: dict) -> dict:
+    return {"window": int(s.get("arg_m", 6)), "ridge": float(s.get("arg_lam", 1e-4)), "absolute": True}
 
 
-def ridge(s: dict, window: int, value: float) -> dict:
-    return {"window": int(s.get("arg_m", window)), "ridge": float(s.get("arg_lam", value)), "absolute": True}
-
-
-@family
+@golden.families("solver_anderson", "solver_anderson_default")
 def solver_anderson(a: Arrays, s: dict) -> None:
-    follows(anderson, a, s, "arg_threshold", "arg_eps", **ridge(s, 6, 1e-4))
+    follows(anderson, a, s, "arg_threshold", "arg_eps", **ridge(s))
 
 
-@family
-def solver_anderson_default(a: Arrays, s: dict) -> None:
-    follows(anderson, a, s, "arg_threshold", "arg_eps", **ridge(s, 6, 1e-4))
-
-
-@family
+@golden.family
 def solver_tdeq_fixed_point_iter(a: Arrays, s: dict) -> None:
     follows(fixed_point, a, s, "arg_max_iter", "arg_tol")
 
 
-@family
+@golden.family
 def solver_tdeq_anderson(a: Arrays, s: dict) -> None:
-    follows(anderson, a, s, "arg_max_iter", "arg_tol", **ridge(s, 6, 1e-4))
+    follows(anderson, a, s, "arg_max_iter", "arg_tol", **ridge(s))
 
 
-@family
+@golden.family
 def solver_tdeq_broyden(a: Arrays, s: dict) -> None:
     follows(broyden, a, s, "arg_max_iter", "arg_tol")
 
 
-@family
+@golden.family
 def implicit_gradient(a: Arrays, _: dict) -> None:
     w, x = a["W"].clone().requires_grad_(), a["x"].clone().requires_grad_()
 
@@ -116,9 +99,9 @@ def implicit_gradient(a: Arrays, _: dict) -> None:
         return torch.tanh(z @ w.T + x @ a["U"].T + a["b"])
 
     solve = partial(broyden, max_evals=60, tol=1e-14)
-    found = implicit(f, torch.zeros_like(a["z_star"]), solve, solve)
-    EXACT(found.z.detach(), a["z_star"])
-    slopes = torch.autograd.grad(found.z, [w, x], a["dl_dz"])
+    solution = implicit(f, torch.zeros_like(a["z_star"]), solve, solve)
+    EXACT(solution.z.detach(), a["z_star"])
+    slopes = torch.autograd.grad(solution.z, [w, x], a["dl_dz"])
     NEAR(slopes[0], a["grad_W"])
     NEAR(slopes[1], a["grad_x"])
     radius = spectral_radius(f, a["z_star"], 4000, torch.Generator().manual_seed(0))
@@ -127,7 +110,7 @@ def implicit_gradient(a: Arrays, _: dict) -> None:
     torch.testing.assert_close(probes, a["frobenius_sq"].mean() / a["z_star"].shape[1], rtol=0.03, atol=0)
 
 
-@family
+@golden.family
 def jacobian_loss(a: Arrays, _: dict) -> None:
     f, _ = recorded(a)
     with pytest.MonkeyPatch.context() as patch:
@@ -135,8 +118,8 @@ def jacobian_loss(a: Arrays, _: dict) -> None:
         EXACT(jacobian_penalty(f, a["z"]), a["jac_loss"])
 
 
-@family
-def weight_norm_(a: Arrays, _: dict) -> None:
+@golden.families("weight_norm")
+def normed_weights(a: Arrays, _: dict) -> None:
     layer = weight_norm(nn.Linear(a["x"].shape[1], a["y"].shape[1])).double()
     fill(layer, {
         "bias": a["lin.bias"], "parametrizations.weight.original0": a["lin.weight_g"],
@@ -146,16 +129,13 @@ def weight_norm_(a: Arrays, _: dict) -> None:
     EXACT(layer(a["x"]), a["y"])
 
 
-CHECKS["weight_norm"] = CHECKS.pop("weight_norm_")
-
-
 def fill(module: nn.Module, values: Arrays) -> None:
     """Every parameter, none left over."""
-    own = dict(module.named_parameters())
-    assert set(own) == set(values)
+    parameters = dict(module.named_parameters())
+    assert set(parameters) == set(values)
     with torch.no_grad():
         for name, value in values.items():
-            own[name].copy_(value.reshape(own[name].shape))
+            parameters[name].copy_(value.reshape(parameters[name].shape))
 
 
 def transformer(a: Arrays, pre_norm: bool) -> None:
@@ -175,17 +155,17 @@ def transformer(a: Arrays, pre_norm: bool) -> None:
     torch.testing.assert_close(f(a["z"].mT).mT.detach(), a["y"], rtol=0, atol=2e-7)
 
 
-@family
+@golden.family
 def transformer_layer_postln(a: Arrays, _: dict) -> None:
     transformer(a, pre_norm=False)
 
 
-@family
+@golden.family
 def transformer_layer_preln(a: Arrays, _: dict) -> None:
     transformer(a, pre_norm=True)
 
 
-@family
+@golden.family
 def trellis_lstm_layer(a: Arrays, _: dict) -> None:
     hidden = a["z"].shape[1] // 2
     cell = TrellisCell(hidden).double()
@@ -198,7 +178,7 @@ def trellis_lstm_layer(a: Arrays, _: dict) -> None:
     EXACT(cell.bind(a["u"].mT, a["z0"].mT)(a["z"].mT).mT.detach(), a["y"])
 
 
-@family
+@golden.family
 def tutorial_cell(a: Arrays, _: dict) -> None:
     inner, channels = a["cell.conv1.weight"].shape[:2]
     groups = 4
@@ -208,34 +188,30 @@ def tutorial_cell(a: Arrays, _: dict) -> None:
     f = cell.bind(x)
     EXACT(f(a["z"]).detach(), a["f_zx"])
     solve = partial(anderson, max_evals=200, tol=1e-13)
-    found = implicit(f, torch.zeros_like(a["z"]), solve, solve)
-    NEAR(found.z.detach(), a["z_star"])
+    solution = implicit(f, torch.zeros_like(a["z"]), solve, solve)
+    NEAR(solution.z.detach(), a["z_star"])
     parameters = dict(cell.named_parameters())
-    slopes = torch.autograd.grad(found.z, [x, *parameters.values()], a["dl_dz"])
+    slopes = torch.autograd.grad(solution.z, [x, *parameters.values()], a["dl_dz"])
     NEAR(slopes[0], a["grad_x"])
     for name, slope in zip(parameters, slopes[1:], strict=True):
         NEAR(slope, a[f"grad_cell.{name}"])
 
 
-@family
+@golden.family
 def mdeq_module(a: Arrays, _: dict) -> None:
     count = sum(name.startswith("z") for name in a)
     channels = [a[f"z{index}"].shape[1] for index in range(count)]
     groups = 2
     expansion = len(a["mdeq.branches.0.blocks.0.gn1.bias"]) // channels[0]
     cell = MultiscaleCell(channels, expansion, groups).double()
-    values = {}
-    for name, value in a.items():
-        if name.startswith("mdeq."):
-            values[_ours(name.removeprefix("mdeq."))] = value
-    fill(cell, values)
+    fill(cell, {renamed(name.removeprefix("mdeq.")): value for name, value in a.items() if name.startswith("mdeq.")})
     z = cell.join([a[f"z{index}"] for index in range(count)])
     y = cell.bind(a["x0"])(z)
     for index, part in enumerate(cell.split(y, cell.sizes(a["x0"].shape[-1]))):
         EXACT(part.detach(), a[f"y{index}"])
 
 
-def _ours(name: str) -> str:
+def renamed(name: str) -> str:
     """A parameter's name in our cell: (convolution, normalisation, ReLU) of a path stand in one sequence."""
     name = re.sub(r"branches\.(\d+)\.blocks\.0", r"blocks.\1", name)
     name = re.sub(r"post_fuse_layers\.(\d+)\.conv", r"mix.\1", name)
@@ -246,15 +222,13 @@ def _ours(name: str) -> str:
         return f"fuse.{target}.{source}.{3 * int(step) + (kind == 'gnorm')}."
 
     name = re.sub(r"fuse_layers\.(\d+)\.(\d+)\.net\.(\d+)\.(conv|gnorm)\.", place, name)
-    return name.replace("weight_g", "parametrizations.weight.original0").replace(
-        "weight_v", "parametrizations.weight.original1"
-    )
+    name = name.replace("weight_g", "parametrizations.weight.original0")
+    return name.replace("weight_v", "parametrizations.weight.original1")
 
 
-@pytest.mark.golden
-@pytest.mark.parametrize(("name", "file"), golden_files("deq", CHECKS))
+@golden.files
 def test_agrees_with_the_official_code(name: str, file: Path) -> None:
-    raw = np.load(file, allow_pickle=False)
-    numbers = {key: torch.as_tensor(raw[key]) for key in raw.files if raw[key].dtype.kind == "f"}
-    settings = {key: raw[key].item() for key in raw.files if key.startswith("arg_")}
-    CHECKS[name](numbers, {**settings, "name": name})
+    with np.load(file, allow_pickle=False) as arrays:
+        numbers = {key: torch.as_tensor(array) for key, array in arrays.items() if array.dtype.kind == "f"}
+        settings = {key: arrays[key].item() for key in arrays if key.startswith("arg_")}
+    golden.checks[name](numbers, {**settings, "name": name})

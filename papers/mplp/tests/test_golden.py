@@ -3,15 +3,13 @@
 Sizes, steps and kinds of agents are read off the arrays, so that any file of a family will do.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from golden import golden_files
+from golden import Arrays, Golden, agree
 
 from papers.mplp import released
 from papers.mplp.agents import Standardiser, gru, measure
@@ -29,45 +27,38 @@ from papers.mplp.network import (
 )
 from papers.mplp.tasks import resize
 
-Arrays = dict[str, np.ndarray]
-CHECKS: dict[str, Callable[[Arrays], None]] = {}
+golden = Golden("mplp")
 
 
-def family(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
-    """Registers the check of the family that it is named after."""
-    CHECKS[check.__name__] = check
-    return check
-
-
-def near(ours: Any, theirs: np.ndarray, tolerance: float = 2e-6) -> None:
-    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=tolerance, atol=tolerance)
+def near(values: Any, golden: np.ndarray, tolerance: float = 2e-6) -> None:
+    np.testing.assert_allclose(np.asarray(values), golden, rtol=tolerance, atol=tolerance)
 
 
 def features_first(array: np.ndarray) -> jax.Array:
     return jnp.moveaxis(jnp.asarray(array), -1, 0)
 
 
-@family
+@golden.family
 def gru_cell(a: Arrays) -> None:
     neutral = Standardiser(jnp.ones(1), jnp.zeros(1))
     after = gru(released.gru_of(a, ""), neutral, [features_first(a["x"])], features_first(a["carry"]))
     near(after, features_first(a["out"]))
 
 
-@family
+@golden.family
 def standardizer(a: Arrays) -> None:
     blocks = [features_first(a["message"]), *(jnp.asarray(a[name])[None] for name in "az")]
-    found = measure(blocks)
-    near(found.shift, a["shift"])
-    near(found.norm, a["norm"])
-    ours = [norm * (block + shift) for block, norm, shift in zip(blocks, *found, strict=True)]
-    near(ours[0], features_first(a["message_out"]), 1e-5)
-    near(ours[1][0], a["a_out"], 1e-5)
-    near(0.5 * found.norm + 0.5, a["ema_norm"])
-    near(0.5 * found.shift, a["ema_shift"])
+    measured = measure(blocks)
+    near(measured.shift, a["shift"])
+    near(measured.norm, a["norm"])
+    standardised = [norm * (block + shift) for block, norm, shift in zip(blocks, *measured, strict=True)]
+    near(standardised[0], features_first(a["message_out"]), 1e-5)
+    near(standardised[1][0], a["a_out"], 1e-5)
+    near(0.5 * measured.norm + 0.5, a["ema_norm"])
+    near(0.5 * measured.shift, a["ema_shift"])
 
 
-@family
+@golden.family
 def resize_28_to_12(a: Arrays) -> None:
     near(resize(a["image_u8"].astype(np.float32) / 255, 12), a["resized"])
 
@@ -105,6 +96,7 @@ def same_state(spec: Spec, state: State, a: Arrays, prefix: str, tolerance: floa
         near(state.loss[:, 0], features_first(a[f"{prefix}L{position}_carry"]), tolerance)
 
 
+@golden.families("stateful_l2", "stateless_l2", "shared_ce")
 def network_case(a: Arrays) -> None:
     spec, protocol, statistics = case(a)
     start = released.network_of(a, spec, "state0_")
@@ -117,9 +109,9 @@ def network_case(a: Arrays) -> None:
         state, _ = inner_update(protocol, statistics, spec, state, x[step], y[step])
         same_state(spec, state, a, f"state{step + 1}_", 1e-5)
 
-    found = collect_statistics(protocol, spec, *jax.tree.map(lambda array: array[None], (start, x, y)), 1.0)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(statistics), strict=True):
-        near(ours, theirs, 1e-5)
+    collected = collect_statistics(protocol, spec, *jax.tree.map(lambda array: array[None], (start, x, y)), 1.0)
+    for value, official in zip(jax.tree.leaves(collected), jax.tree.leaves(statistics), strict=True):
+        near(value, official, 1e-5)
 
     held_out = tuple(jnp.asarray(a[f"{name}_heldout"])[None] for name in "xy")
     hint = 0.7 if spec.hidden else 0.0
@@ -132,18 +124,12 @@ def network_case(a: Arrays) -> None:
     theirs = {name: np.full(array.shape, np.nan) for name, array in a.items()}
     theirs |= {name.removeprefix("grad_"): array for name, array in a.items() if name.startswith("grad_")}
     expected, compared = released.protocol_of(theirs, spec)[0], 0
-    for mine, other in zip(jax.tree.leaves(slope), jax.tree.leaves(expected), strict=True):
-        if not np.isnan(other).any():  # the official code has no gradient of the stateless agents' messages
-            compared += mine.size
-            np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4 * max(float(jnp.abs(other).max()), 1e-6))
+    for gradient, official in zip(jax.tree.leaves(slope), jax.tree.leaves(expected), strict=True):
+        if not np.isnan(official).any():  # the official code has no gradient of the stateless agents' messages
+            compared += gradient.size
+            agree(gradient, official, 1e-4 * max(float(jnp.abs(official).max()), 1e-6))
     assert compared == int(a["trainable_n"]) if "trainable_n" in a else compared > 1000
-    np.testing.assert_allclose(
-        slope_start[0].w[0], a["grad_state0_L0_W"], rtol=0, atol=1e-4 * np.abs(a["grad_state0_L0_W"]).max()
-    )
-
-
-for _name in ("stateful_l2", "stateless_l2", "shared_ce"):
-    CHECKS[_name] = network_case
+    agree(slope_start[0].w[0], a["grad_state0_L0_W"], 1e-4 * np.abs(a["grad_state0_L0_W"]).max())
 
 
 def released_case(kind: str, a: Arrays, x: jax.Array, y: jax.Array, unseen: jax.Array) -> tuple[Any, Any]:
@@ -171,17 +157,17 @@ def sinusoids(kind: str, a: Arrays) -> None:
     near(losses.T, a["eval_loss"][:, 1:], 1e-5)
 
 
-@family
+@golden.family
 def traj_sinusoid_5x10(a: Arrays) -> None:
     sinusoids("sinusoid", a)
 
 
-@family
+@golden.family
 def traj_maml_2x10(a: Arrays) -> None:
     sinusoids("maml", a)
 
 
-@family
+@golden.family
 def traj_mnist_sigmoid(a: Arrays) -> None:
     x, y = (jnp.asarray(a[name])[:, None] for name in "xy")
     predictions, networks = released_case("mnist", a, x, y, jnp.asarray(a["x_test"])[None])
@@ -190,7 +176,6 @@ def traj_mnist_sigmoid(a: Arrays) -> None:
     near(networks[0].b[-1, 0], a["final_L0_b"], 1e-5)
 
 
-@pytest.mark.golden
-@pytest.mark.parametrize(("name", "file"), golden_files("mplp", CHECKS))
+@golden.files
 def test_agrees_with_the_official_code(name: str, file: Path) -> None:
-    CHECKS[name](dict(np.load(file, allow_pickle=False)))
+    golden.check(name, file)

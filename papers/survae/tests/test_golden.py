@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import golden_files
+from golden import Arrays, Golden, agree
 
 from papers.survae.bijections import (
     ActNorm,
@@ -41,14 +41,7 @@ from papers.survae.surjections import Abs, Augment, MaxPool2d, SignedAbs, Slice,
 from papers.survae.transforms import Transform
 
 KEY = jax.random.key(0)
-Arrays = dict[str, np.ndarray]
-CHECKS: dict[str, Callable[[Arrays], None]] = {}
-
-
-def family(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
-    """Registers the check of the family that it is named after."""
-    CHECKS[check.__name__] = check
-    return check
+golden = Golden("survae")
 
 
 # --- parameters of the official modules, into ours ---------------------------------------------------------
@@ -158,12 +151,6 @@ class Recorded(Distribution):
 # --- one check per family ----------------------------------------------------------------------------------
 
 
-def agree(ours: object, golden: np.ndarray, tolerance: float = 1e-10) -> None:
-    ours, golden = np.asarray(ours), np.asarray(golden)
-    assert ours.shape == golden.shape
-    np.testing.assert_allclose(ours, golden, rtol=0, atol=tolerance)
-
-
 @eqx.filter_jit
 def forward(layer: Transform, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return layer.forward(x, key=KEY)
@@ -193,31 +180,31 @@ def agree_layer(layer: Transform, a: Arrays, *, invert: bool = True, tolerance: 
         agree(inverse(layer, jnp.asarray(a["z"])), a.get("x_back", a["x"]))
 
 
-@family
+@golden.family
 def abs_simple(a: Arrays) -> None:
     agree_layer(Abs(), a, invert=False)
 
 
-@family
+@golden.family
 def abs_learned_sign(a: Arrays) -> None:
     layer = SignedAbs(mlp(a, "mlp."), elements=(0,))
     agree_layer(layer, a, invert=False)
     agree(apply(layer.classifier, jnp.asarray(a["z"]))[:, 0], a["sign_logit"].reshape(-1))
 
 
-@family
+@golden.family
 def checkerboard_absflow(a: Arrays) -> None:
     layers = [SignedAbs(mlp(a, "mlp."), (0,)), Affine((1 / 4, 1 / 8), (0, 1 / 2))]
     agree(log_prob(Flow(StandardUniform((2,)), layers), jnp.asarray(a["x"])), a["log_prob"])
 
 
-@family
+@golden.family
 def sort(a: Arrays) -> None:
     agree_layer(Sort(), {"x": a["x_flat"], "z": a["z_flat"], "ldj": a["ldj_flat"]}, invert=False)
     agree_layer(Sort(element=0), a, invert=False)
 
 
-@family
+@golden.family
 def maxpool2d(a: Arrays) -> None:
     agree_layer(MaxPool2d(), a, invert=False)
     _, d, k = eqx.filter_jit(MaxPool2d().split)(jnp.asarray(a["x"]))
@@ -226,13 +213,13 @@ def maxpool2d(a: Arrays) -> None:
     agree(eqx.filter_jit(MaxPool2d().merge)(*(jnp.asarray(a[name]) for name in ("z", "xd", "k"))), a["x"])
 
 
-@family
+@golden.family
 def slice(a: Arrays) -> None:
     keep = int(a["num_keep"])
     agree_layer(Slice(StandardNormal(a["x"][0, keep:].shape), keep), a, invert=False)
 
 
-@family
+@golden.family
 def uniform_dequant(a: Arrays) -> None:
     recorded = Recorded(StandardUniform(a["u"].shape[1:]), jnp.asarray(a["u"]))
     layer = VariationalDequantization(recorded)
@@ -240,35 +227,35 @@ def uniform_dequant(a: Arrays) -> None:
     single = 1e-6 * max(1.0, np.abs(a["ldj"]).max())  # recorded in single precision
     agree(z, a["z"], 1e-6)
     agree(ladj, a["ldj"], single)
-    own, own_ladj = forward(UniformDequantization(), jnp.asarray(a["x"]))
-    agree(own_ladj, a["ldj"], single)
-    for back in (inverse(UniformDequantization(), own), inverse(layer, jnp.asarray(a["z"]))):
+    dequantized, ladj = forward(UniformDequantization(), jnp.asarray(a["x"]))
+    agree(ladj, a["ldj"], single)
+    for back in (inverse(UniformDequantization(), dequantized), inverse(layer, jnp.asarray(a["z"]))):
         agree(back, a["x_back"])
 
 
-@family
+@golden.family
 def augment(a: Arrays) -> None:
     size = a["x"].shape[1]
     noise = jnp.asarray(a["z"][:, size:])
     agree_layer(Augment(Recorded(StandardNormal(noise.shape[1:]), noise), size), a)
 
 
-@family
+@golden.family
 def squeeze2d(a: Arrays) -> None:
     agree_layer(Squeeze2d(), a)
 
 
-@family
+@golden.family
 def affine_coupling_exp(a: Arrays) -> None:
     agree_layer(AffineCoupling(mlp(a, "net."), "exp"), a)
 
 
-@family
+@golden.family
 def affine_coupling_softplus(a: Arrays) -> None:
     agree_layer(AffineCoupling(mlp(a, "net."), "softplus"), a)
 
 
-@family
+@golden.family
 def affine_coupling_tanh_exp(a: Arrays) -> None:
     agree_layer(AffineCoupling(mlp(a, "net."), "tanh_exp"), a)
 
@@ -293,17 +280,17 @@ def agree_toy(a: Arrays, first: list[Transform]) -> None:
             agree(layer.bias, a[name + "bias"], 1e-8)
 
 
-@family
+@golden.family
 def toy_flow(a: Arrays) -> None:
     agree_toy(a, [])
 
 
-@family
+@golden.family
 def toy_absflow(a: Arrays) -> None:
     agree_toy(a, [Abs(), Affine(scale=1 / 4), Logit()])
 
 
-@family
+@golden.family
 def elementwise(a: Arrays) -> None:
     logit = {"x": a["p"], "z": a["logit"], "ldj": a["logit_ldj"]}
     softplus = {"x": a["q"], "z": a["softplus_inv"], "ldj": a["softplus_inv_ldj"]}
@@ -320,7 +307,7 @@ def elementwise(a: Arrays) -> None:
             agree_layer(reverse, {"x": numbers["z"], "z": numbers["x"], "ldj": -numbers["ldj"]})
 
 
-@family
+@golden.family
 def actnorm(a: Arrays) -> None:
     layer = ActNorm(a["x"].shape[1]).initialise(jnp.asarray(a["x"]))
     agree(layer.shift, a["shift"].reshape(-1))
@@ -328,12 +315,12 @@ def actnorm(a: Arrays) -> None:
     agree_layer(layer, a)
 
 
-@family
+@golden.family
 def actnorm1d(a: Arrays) -> None:
     actnorm(a)
 
 
-@family
+@golden.family
 def conv1x1(a: Arrays) -> None:
     channels = a["x"].shape[1]
     [name] = [name for name in a if name.startswith("conv.")]
@@ -342,7 +329,7 @@ def conv1x1(a: Arrays) -> None:
     agree_layer(layer, a)
 
 
-def with_some_heads(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
+def with_any_heads(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]:
     """A check that holds for the recorded number of attention heads, or for some divisor of the width.
 
     Heads leave no trace in the parameters; a wrong number gives another output.
@@ -364,22 +351,22 @@ def with_some_heads(check: Callable[[Arrays], None]) -> Callable[[Arrays], None]
     return checked
 
 
-@family
-@with_some_heads
+@golden.family
+@with_any_heads
 def dense_transformer(a: Arrays) -> None:
     agree(apply(transformer(a, "net."), jnp.asarray(a["x"])), a["y"])
 
 
-@family
-@with_some_heads
+@golden.family
+@with_any_heads
 def positional_dense_transformer(a: Arrays) -> None:
     net = transformer(a, "net.")
     assert net.positions is not None
     agree(apply(net, jnp.asarray(a["x"])), a["y"])
 
 
-@family
-@with_some_heads
+@golden.family
+@with_any_heads
 def sortflow_small(a: Arrays) -> None:
     x = jnp.asarray(a["x"])
     # The official block turns the coordinates round after the dimension-wise coupling.
@@ -396,12 +383,12 @@ def sortflow_small(a: Arrays) -> None:
     agree(log_prob(flow, jnp.asarray(a["x"][:, a["perm"]])), a["log_prob"])
 
 
-@family
+@golden.family
 def densenet_coupling(a: Arrays) -> None:
     agree_layer(AffineCoupling(densenet(a, "coupling."), "tanh_exp", order="sequential"), a)
 
 
-@family
+@golden.family
 def vae_layer(a: Arrays) -> None:
     encoder = Recorded(ConditionalNormal(mlp(a, "enc.")), jnp.asarray(a["z"]))
     # The official code sums log p(x|z) of this layer in single precision (V + log q is a float32 exactly).
@@ -409,14 +396,12 @@ def vae_layer(a: Arrays) -> None:
     agree_layer(VAE(encoder, Bernoulli(mlp(a, "dec."))), a, invert=False, tolerance=single)
 
 
-@family
+@golden.family
 def iwbo(a: Arrays) -> None:
     agree(importance_bound(jnp.asarray(a["ll"])), a["iwbo"])
 
 
-@pytest.mark.golden
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("name", "file"), golden_files("survae", CHECKS))
-def test_golden(name: str, file: Path) -> None:
-    with np.load(file) as arrays:
-        CHECKS[name](dict(arrays))
+@golden.files
+def test_agrees_with_the_official_code(name: str, file: Path) -> None:
+    golden.check(name, file)
