@@ -25,6 +25,7 @@ class Memory:
         self.lines: list[tuple[int, dict]] = []
         self.states: dict[int, str] = {}
         self.kept: tuple[int, dict[str, np.ndarray]] | None = None
+        self.restored: list[int] = []
         self.shown: list[tuple[int, int]] = []
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
@@ -36,6 +37,7 @@ class Memory:
         self.kept = (step, {name: np.array(array) for name, array in state.items()})
 
     def restore(self) -> tuple[int, dict[str, np.ndarray]] | None:
+        self.restored += [self.kept[0]] if self.kept else []
         return self.kept
 
     def progress(self, step: int, total: int) -> None:

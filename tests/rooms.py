@@ -35,11 +35,11 @@ class _Slow:
     def __getattr__(self, name):
         return getattr(self._run, name)
 
-    def log(self, step, metrics):
+    def log(self, step, metrics, state=""):
         import time
 
         time.sleep(0.05)
-        self._run.log(step, metrics)
+        self._run.log(step, metrics, state)
 '''
 
 

@@ -198,7 +198,7 @@ def test_a_fault_in_the_spec_or_the_code_is_one_line(room: Repository):
     assert f"papers/{ROOM}/paper.yaml" in room.fails(*BUILD)
     room.room("paper.yaml", "momentun", "momentum")
     room.room("paper.yaml", "    experiment: main\n", "    experiment: main\n    also: [mian]\n")
-    assert "also: no experiment 'mian'; did you mean 'main'?" in room.fails(*BUILD)
+    assert "no experiment 'mian' in papers/tinyroom/paper.yaml: figures.figure1; did you mean 'main'?" in room.fails(*BUILD)
     room.room("paper.yaml", "    also: [mian]\n", "")
     room.room("claims.yaml", "kind: value", "kind: valeu")
     assert f"papers/{ROOM}/claims.yaml" in room.fails(*BUILD)
