@@ -23,22 +23,24 @@ ROOM = "tinyroom"
 OWN_FACTS = ("provenance.json",)
 """Files of a run that say when and where it was made."""
 
-SLOW = '''
+GATE = '''
 
-class _Slow:
-    """Makes a run long enough to be killed, and its checkpoints frequent."""
+class _Gated:
+    """Makes a run wait half-way, however fast the machine is, until a file `go` is there."""
 
     def __init__(self, run):
         self._run = run
-        run._every = 0.2
+        run._every = 0.0
 
     def __getattr__(self, name):
         return getattr(self._run, name)
 
     def log(self, step, metrics, state=""):
+        import pathlib
         import time
 
-        time.sleep(0.05)
+        while step >= 500 and not pathlib.Path("go").exists():
+            time.sleep(0.02)
         self._run.log(step, metrics, state)
 '''
 
@@ -120,12 +122,16 @@ class Repository:
         """`edit` in the room."""
         self.edit(f"papers/{ROOM}/{name}", old, new)
 
-    def slow_down(self) -> None:
-        """Make each run of scale smoke last eight seconds, mostly of sleep, with several checkpoints."""
-        self.room("main.py", "recorder=run", "recorder=_Slow(run)")
+    def close_gate(self) -> None:
+        """Let each run of scale smoke wait half-way, after several checkpoints, until `open_gate`."""
+        self.room("main.py", "recorder=run", "recorder=_Gated(run)")
         path = self.root / f"papers/{ROOM}/main.py"
-        path.write_text(path.read_text() + SLOW)
-        self.room("paper.yaml", "{steps: 100}", "{steps: 8000}")
+        path.write_text(path.read_text() + GATE)
+        self.room("paper.yaml", "{steps: 100}", "{steps: 1000}")
+
+    def open_gate(self) -> None:
+        """Let the runs go on."""
+        (self.root / "go").touch()
 
     def commit(self, message: str) -> None:
         """Everything."""

@@ -143,7 +143,7 @@ def test_a_broken_room_stops_nobody_else(room: Repository):
 
 
 def test_what_changes_while_dvc_builds_is_refused(room: Repository):
-    room.slow_down()
+    room.close_gate()
     log = room.root.parent / "reproduce.log"
     with log.open("w") as stream:
         build = subprocess.Popen(
@@ -153,6 +153,7 @@ def test_what_changes_while_dvc_builds_is_refused(room: Repository):
     room.builds.append(build)
     until(lambda: "Building DAG" in log.read_text())
     room.room("figures.py", '"""The figures', '"""Meanwhile, the figures')
+    room.open_gate()
     assert build.wait(120) == 1
     assert f"error: papers/{ROOM}/figures.py changed while results/{ROOM} was built" in log.read_text()
 
@@ -198,7 +199,9 @@ def test_a_fault_in_the_spec_or_the_code_is_one_line(room: Repository):
     assert f"papers/{ROOM}/paper.yaml" in room.fails(*BUILD)
     room.room("paper.yaml", "momentun", "momentum")
     room.room("paper.yaml", "    experiment: main\n", "    experiment: main\n    also: [mian]\n")
-    assert "no experiment 'mian' in papers/tinyroom/paper.yaml: figures.figure1; did you mean 'main'?" in room.fails(*BUILD)
+    assert "no experiment 'mian' in papers/tinyroom/paper.yaml: figures.figure1; did you mean 'main'?" in room.fails(
+        *BUILD
+    )
     room.room("paper.yaml", "    also: [mian]\n", "")
     room.room("claims.yaml", "kind: value", "kind: valeu")
     assert f"papers/{ROOM}/claims.yaml" in room.fails(*BUILD)
@@ -225,8 +228,9 @@ def test_a_run_that_fails_leaves_the_others_and_is_not_taken_for_done(room: Repo
 
 
 def test_killed_builds_go_on_to_the_same_bits(room: Repository, tmp_path: Path):
-    room.slow_down()
+    room.close_gate()
     quiet = copy_of(room, tmp_path / "undisturbed")
+    quiet.open_gate()
     log = tmp_path / "log"
 
     def begun() -> bool:
@@ -244,7 +248,7 @@ def test_killed_builds_go_on_to_the_same_bits(room: Repository, tmp_path: Path):
 
     kill_all(build.pid)  # the power goes
     assert build.wait(10) == -signal.SIGKILL
-    unfinished = room.folders() - set(room.finals())  # those of the first build at the usual speed are done
+    unfinished = room.folders() - set(room.finals())  # those that were built before the gate are done
     assert len(unfinished) == 2
 
     again = room.start(*BUILD, log=log)
@@ -253,6 +257,7 @@ def test_killed_builds_go_on_to_the_same_bits(room: Repository, tmp_path: Path):
     again.kill()  # only Snakemake: its runs go on without it
     again.wait(10)
     assert any(Path(f"/proc/{pid}").exists() for pid in orphans)
+    room.open_gate()
     output = room.snakemake()
     assert "--unlock" not in output
     assert set(room.results()) == PROMISED
