@@ -1,6 +1,8 @@
-"""What the tests of experiments train with: a recorder in memory, finished parents, and an interruption."""
+"""What the tests of experiments train with: a recorder in memory, finished runs, and an interruption."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 
 from common.room.config import to_dict
+from common.room.identity import Identity
+from common.run.record import FinishedRun, sha256_of
 from common.train.recorder import Outcome
 
-__all__ = ["Memory", "finished", "resumes", "same"]
+__all__ = ["Memory", "finished", "finished_run", "resumes", "same"]
 
 
 class Memory:
@@ -52,6 +56,25 @@ class Memory:
 def finished(config: object, parameters: Mapping[str, np.ndarray]) -> Any:
     """A finished run as a further run sees its parent: settings and parameters."""
     return SimpleNamespace(identity=SimpleNamespace(config=to_dict(config)), parameters=parameters)
+
+
+def finished_run(
+    folder: Path, identity: Identity, metrics: Mapping[str, Sequence[float]], arrays: Mapping[str, np.ndarray],
+    lines: Sequence[Mapping[str, Any]] = (),
+) -> FinishedRun:  # fmt: skip
+    """A run as figures read it, of made-up numbers, in a folder below this one.
+
+    Arguments:
+        lines: The metrics stream, which is not written where it is empty.
+    """
+    folder = folder / identity.path
+    folder.mkdir(parents=True)
+    np.savez(folder / "arrays.npz", **arrays)
+    if lines:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    checksums = {file.name: sha256_of(file) for file in folder.iterdir()}
+    numbers = {name: list(values) for name, values in metrics.items()}
+    return FinishedRun(folder, identity, identity.key, numbers, {}, {}, checksums)
 
 
 def same(outcome: Outcome, expected: Outcome) -> None:

@@ -77,11 +77,3 @@ def plain_meta_loss(learner: Learner, scheme: Scheme, x: jax.Array, labels: jax.
 
     plastic, _ = jax.lax.scan(step, {name: getattr(learner, name) for name in names}, x[-steps:])
     return loss(plastic, learner, x, labels)
-
-
-def agree(ours: object, golden: object, tolerance: float = 1e-9) -> None:
-    """Trees of the same structure and shapes, equal up to an absolute tolerance."""
-    assert jax.tree.structure(ours) == jax.tree.structure(golden)
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(golden), strict=True):
-        assert np.shape(one) == np.shape(other)
-        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=0, atol=tolerance)

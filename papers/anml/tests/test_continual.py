@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import agree
 
 from papers.anml.config import MetaTest
 from papers.anml.continual import Course, _advance, draw, learn
 from papers.anml.meta_learning import Dense, cross_entropy, logits
 from papers.anml.meta_test import Subject, _choose_and_learn
 from papers.anml.omniglot import DRAWINGS, LEARNED
-from papers.anml.tests.conftest import agree
 
 CLASSES, WIDTH = 12, 5
 

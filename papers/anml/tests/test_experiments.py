@@ -1,35 +1,29 @@
 """Both experiments end to end on made-up drawings, tiny; once on real ones."""
 
 from functools import partial
-from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from memory_recorder import Memory
+from golden import agree
+from memory_recorder import Memory, finished, resumes, same
 
 from common.errors import RefigureError
-from common.room.config import to_dict
 from common.train.recorder import Outcome
 from common.train.seeding import jax_key
 from common.train.trees import flatten_jax, unflatten_jax
 from papers.anml import meta_test, meta_train, omniglot
 from papers.anml.config import MetaTest, MetaTrain
-from papers.anml.meta_learning import Learner
+from papers.anml.meta_learning import Learner, Scheme
 from papers.anml.networks import NETWORKS
 from papers.anml.omniglot import DRAWINGS, LEARNED
-from papers.anml.tests.conftest import LEAST, SHORT, agree, scores
+from papers.anml.tests.conftest import LEAST, SHORT, scores
 
 TRAIN = {
-    "channels": 4,
-    "nm_channels": 2,
-    "classes": 12,
-    "iterations": 6,
-    "inner_steps": 3,
-    "remember": 9,
-    "outputs": 40,
-}
+    "channels": 4, "nm_channels": 2, "classes": 12, "iterations": 6, "inner_steps": 3, "remember": 9, "outputs": 40,
+}  # fmt: skip
 HEAD = {"neuromodulation": False, "plastic": "head"}
 TEST = {"tasks": (1, 3, 6), "iid_tasks": (1, 6), "pool": 25, "trials": 2, "trajectories": 2, "rates": (3e-2, 1e-4)}
 EVALUATION = 30
@@ -49,27 +43,10 @@ def small(monkeypatch) -> None:
     monkeypatch.setitem(NETWORKS, "anml", LEAST)
 
 
-def finished(config: MetaTrain, outcome: Outcome) -> SimpleNamespace:
-    """What a meta-test sees of a meta-training run."""
-    return SimpleNamespace(identity=SimpleNamespace(config=to_dict(config)), parameters=outcome.parameters)
-
-
-def same(a: Outcome, b: Outcome) -> None:
-    for part in ("metrics", "arrays", "parameters"):
-        ours, theirs = getattr(a, part), getattr(b, part)
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-
-
 # --- meta-training -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {**HEAD, "hidden": 5}, {"objective": "none"}],
-    ids=["anml", "oml", "none"],
-)
+@pytest.mark.parametrize("changes", [{}, {**HEAD, "hidden": 5}, {"objective": "none"}], ids=["anml", "oml", "none"])
 def test_meta_training(changes, small, monkeypatch):
     if not changes:
         monkeypatch.setitem(NETWORKS, "anml", SHORT)
@@ -116,12 +93,8 @@ def linear() -> tuple[MetaTrain, Outcome]:
 def test_interrupted_meta_training_ends_in_the_same_bits(small, linear, monkeypatch):
     monkeypatch.setattr(meta_train, "CHUNK", 2)
     config, whole = linear
-    broken = Memory(stop_at=3)
-    with pytest.raises(KeyboardInterrupt):
-        meta_train.train(config, (0, 1), broken)
-    assert broken.kept[0] == 4
-    broken.stop_at = None
-    same(meta_train.train(config, (0, 1), broken), whole)
+    _, recorder = resumes(lambda recorder: meta_train.train(config, (0, 1), recorder), 3, whole)
+    assert recorder.restored == [4]
 
 
 def test_seeds_do_not_know_of_one_another(small, linear):
@@ -179,14 +152,15 @@ def test_pretraining_batches(monkeypatch):
 # --- meta-testing --------------------------------------------------------------------------------------------
 
 
-def untrained(**changes) -> tuple[MetaTrain, Outcome]:
+def untrained(**changes) -> Any:
+    """A run of two learners as they begin."""
     config = MetaTrain(**TRAIN | {"objective": "none"} | changes)
-    return config, meta_train.train(config, (0, 1), Memory())
+    return finished(config, meta_train.train(config, (0, 1), Memory()).parameters)
 
 
 @pytest.fixture
-def parent(small) -> SimpleNamespace:
-    return finished(*untrained())
+def parent(small) -> Any:
+    return untrained()
 
 
 def test_meta_testing(parent):
@@ -244,36 +218,35 @@ def test_held_out_drawings_have_no_say_in_the_rates(parent, monkeypatch):
         return drawings
 
     monkeypatch.setattr(omniglot, "load", spoilt)
-    other = meta_test.train(config, (0, 1), Memory(), parent).arrays
+    arrays = meta_test.train(config, (0, 1), Memory(), parent).arrays
     for name in ("rates", "iid_rates", "trial_train", "train", "iid_train"):
-        np.testing.assert_array_equal(honest[name], other[name], err_msg=name)
-    assert (honest["test"] != other["test"]).any()
+        np.testing.assert_array_equal(honest[name], arrays[name], err_msg=name)
+    assert (honest["test"] != arrays["test"]).any()
 
 
 def test_members_of_a_meta_test_are_independent(parent):
     config = MetaTest(**TEST | {"tasks": (2,), "iid_tasks": (2,)})
     pair = meta_test.train(config, (0, 1), Memory(), parent)
-    first = SimpleNamespace(
-        identity=parent.identity, parameters={name: array[:1] for name, array in parent.parameters.items()}
-    )
-    alone = meta_test.train(config, (0,), Memory(), first)
+    parent.parameters = {name: array[:1] for name, array in parent.parameters.items()}
+    alone = meta_test.train(config, (0,), Memory(), parent)
     for name, values in alone.metrics.items():
         assert values[0] == pair.metrics[name][0], name
 
 
-def members(config: MetaTrain, outcome: Outcome) -> Learner:
-    """The first learner of a run."""
+def first_learner(parent: Any) -> tuple[Learner, Scheme]:
+    """The first learner of a run, and how it learns."""
+    config = MetaTrain(**parent.identity.config)
     like = jax.eval_shape(lambda: meta_train.init_learner(config, jax.random.key(0)))
     like = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape), leaf.dtype), like)
-    return jax.tree.map(lambda array: array[0], unflatten_jax(like, outcome.parameters))
+    learners = unflatten_jax(like, parent.parameters)
+    return jax.tree.map(lambda array: array[0], learners), meta_train.scheme(config)
 
 
 @pytest.mark.parametrize("plastic", ["output", "head", "all"])
 @pytest.mark.parametrize("changes", [{}, {**HEAD, "hidden": 5}], ids=["anml", "oml"])
 def test_what_is_plastic_and_what_is_not(small, plastic, changes):
     """However the learner is cut in two, before learning its scores are the same."""
-    trained, outcome = untrained(**changes)
-    learner, rule = members(trained, outcome), meta_train.scheme(trained)
+    learner, rule = first_learner(untrained(**changes))
     x = jnp.asarray(omniglot.scale(made_up("evaluation", 28)[:3], "unit").reshape(-1, 28, 28, 1))
     kinds = meta_test._representations(learner, rule, x)
     kept, fresh = (
@@ -293,14 +266,14 @@ def test_what_is_plastic_and_what_is_not(small, plastic, changes):
 
 @pytest.mark.parametrize("plastic", ["head", "all"])
 def test_a_vanishing_rate_leaves_the_learner_as_it_was(small, plastic):
-    trained, outcome = untrained(**HEAD)
+    parent = untrained(**HEAD)
     config = MetaTest(
         plastic=plastic, start="kept", optimiser="sgd", rates=(1e-30,), trials=1, trajectories=1, neighbours=1,
         tasks=(EVALUATION,), iid_tasks=(EVALUATION,), pool=EVALUATION,
     )  # fmt: skip
-    metrics = meta_test.train(config, (0, 1), Memory(), finished(trained, outcome)).metrics
+    metrics = meta_test.train(config, (0, 1), Memory(), parent).metrics
     drawings = omniglot.scale(made_up("evaluation", 28), "unit")
-    learner, rule = members(trained, outcome), meta_train.scheme(trained)
+    learner, rule = first_learner(parent)
     right = scores(learner, rule, jnp.asarray(drawings.reshape(-1, 28, 28, 1))).argmax(1).reshape(EVALUATION, DRAWINGS)
     right = np.asarray(right) == np.arange(EVALUATION)[:, None]
     for kind, part in (("train", right[:, :LEARNED]), ("test", right[:, LEARNED:])):
@@ -316,7 +289,7 @@ def test_a_vanishing_rate_leaves_the_learner_as_it_was(small, plastic):
 def test_the_checkpoint_of_another_network_is_refused(parent, changes):
     other = MetaTrain(**TRAIN | {"objective": "none"} | changes)
     with pytest.raises(RefigureError) as fault:
-        meta_test.train(MetaTest(**TEST), (0, 1), Memory(), finished(other, Outcome({}, parameters=parent.parameters)))
+        meta_test.train(MetaTest(**TEST), (0, 1), Memory(), finished(other, parent.parameters))
     assert "\n" not in str(fault.value)
 
 
@@ -327,18 +300,15 @@ def test_other_seeds_than_the_parents_are_refused(parent):
 
 def test_too_few_outputs_for_the_evaluation_classes_are_refused(small):
     """A label beyond the output layer has no score."""
-    trained, outcome = untrained(outputs=TEST["pool"] - 1)
     with pytest.raises(RefigureError, match="outputs"):
-        meta_test.train(MetaTest(**TEST), (0, 1), Memory(), finished(trained, outcome))
+        meta_test.train(MetaTest(**TEST), (0, 1), Memory(), untrained(outputs=TEST["pool"] - 1))
 
 
 @pytest.mark.data
 def test_real_drawings_from_end_to_end(monkeypatch):
     monkeypatch.setitem(NETWORKS, "anml", LEAST)
     config = MetaTrain(**TRAIN | HEAD | {"outputs": 1000})
-    trained = meta_train.train(config, (0,), Memory())
-    outcome = meta_test.train(
-        MetaTest(**TEST | {"pool": 650, "iid_tasks": (6,)}), (0,), Memory(), finished(config, trained)
-    )
+    parent = finished(config, meta_train.train(config, (0,), Memory()).parameters)
+    outcome = meta_test.train(MetaTest(**TEST | {"pool": 650, "iid_tasks": (6,)}), (0,), Memory(), parent)
     assert all(np.isfinite(values).all() for values in outcome.metrics.values())
     assert outcome.metrics["knn_representation"][0] > 0.02  # chance: 1 in 659

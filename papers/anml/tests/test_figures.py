@@ -1,6 +1,5 @@
 """The figures, drawn from made-up runs: what they show is what the runs hold."""
 
-import json
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,9 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from memory_recorder import finished_run
 
 from common.report import theme
-from common.run.record import FinishedRun, Identity
+from common.room import claims
+from common.room.identity import Identity
+from common.run.record import FinishedRun
 from common.verdict.statistics import mean_interval
 from papers.anml import figures
 
@@ -19,7 +21,7 @@ FEW, MANY = (10, 50, 100, 200), (10, 50, 75, 100, 150, 200, 300, 400, 500, 600)
 LEVEL = {
     "anml": 0.66, "anml_first_order": 0.63, "oml_linear": 0.62, "oml": 0.18, "oml_olft": 0.42, "pretrain": 0.02,
     "scratch": 0.004, "anml_kept_head": 0.64, "anml_sgd": 0.5, "anml_published": 0.58, "oml84_linear": 0.6,
-    "anml_20_epochs": 0.66, "some_other": 0.3,
+    "anml_20_epochs": 0.66, "untitled": 0.3,
 }  # fmt: skip
 """Testing accuracy at 600 classes."""
 TRAIN = ("anml", "anml_first_order", "oml_linear", "oml", "pretrain", "scratch")
@@ -75,17 +77,10 @@ def _run(
     folder: Path, experiment: str, variant: str, seeds: Sequence[int], config: dict, metrics: dict, arrays: dict,
     lines: Sequence[dict] = (),
 ) -> FinishedRun:  # fmt: skip
-    parent = {"oml_olft": "oml", "anml_sgd": "anml", "anml_kept_head": "anml", "anml_20_epochs": "anml"}
-    needs = f"meta_train/{parent.get(variant, variant)}/seeds-0" if experiment == "meta_test" else ""
-    identity = Identity("anml", experiment, variant, config, tuple(seeds), {}, "code", needs)
-    folder = folder / identity.path
-    folder.mkdir(parents=True)
-    files = ["arrays.npz", "metrics.json"]
-    np.savez(folder / "arrays.npz", **arrays)
-    if lines:
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        files.append("metrics.jsonl")
-    return FinishedRun(folder, identity, {k: list(v) for k, v in metrics.items()}, {}, {}, tuple(files))
+    parents = {"oml_olft": "oml", "anml_sgd": "anml", "anml_kept_head": "anml", "anml_20_epochs": "anml"}
+    parent = f"meta_train/{parents.get(variant, variant)}/seeds-0" if experiment == "meta_test" else ""
+    identity = Identity("anml", experiment, variant, config, tuple(seeds), {}, "code", parent=parent)
+    return finished_run(folder, identity, metrics, arrays, lines)
 
 
 Case = tuple[str, Callable[[Path], list[FinishedRun]]]
@@ -93,18 +88,22 @@ CASES: list[Case] = [
     ("all, to 600, two runs each", lambda at: [made_up_test(at, v, s, MANY) for v in LEVEL for s in ((2,), (0, 1))]),
     ("two of one seed", lambda at: [made_up_test(at, name, (0,), iid=(50, 200)) for name in ("pretrain", "anml")]),
     ("two without a gate", lambda at: [made_up_test(at, name, (0, 1, 2)) for name in ("scratch", "oml_linear")]),
-    ("one reading", lambda at: [made_up_test(at, "some_other", (0, 1, 2), (10,), (10,))]),
+    ("one reading", lambda at: [made_up_test(at, "untitled", (0, 1, 2), (10,), (10,))]),
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def look() -> None:
     theme.apply()
 
 
+def draw(name: str, runs: list[FinishedRun]) -> theme.Drawing:
+    return getattr(figures, name)(runs, claims.load("anml"))
+
+
 def tabled(name: str, runs: list[FinishedRun]) -> pd.DataFrame:
     """Draw, and return the numbers behind it."""
-    drawing = getattr(figures, name)(runs)
+    drawing = draw(name, runs)
     assert set(drawing.runs) <= {str(run.identity) for run in runs}
     assert drawing.runs
     assert drawing.notes
@@ -116,7 +115,7 @@ def tabled(name: str, runs: list[FinishedRun]) -> pd.DataFrame:
 
 def saved(name: str, runs: list[FinishedRun], stem: Path) -> list[bytes]:
     """The bytes of the picture, the PDF and the CSV."""
-    theme.save(getattr(figures, name)(runs), stem)
+    theme.save(draw(name, runs), stem)
     return [stem.with_suffix(f".{kind}").read_bytes() for kind in ("png", "pdf", "csv")]
 
 
@@ -140,9 +139,9 @@ def test_meta_training_has_the_streams_numbers(tmp_path: Path) -> None:
     runs = [made_up_train(tmp_path, name, (0, 1)) for name in ("anml", "pretrain")]
     table = tabled("meta_training", runs)
     for run, prefix in zip(runs, ("remember_", ""), strict=True):
-        mine = table[(table.variant == run.identity.variant) & (table.seed == 1)]
+        course = table[(table.variant == run.identity.variant) & (table.seed == 1)]
         for kind in ("accuracy", "loss"):
-            np.testing.assert_allclose(mine[kind], [line[f"{prefix}{kind}"][1] for line in run.history()], rtol=1e-5)
+            np.testing.assert_allclose(course[kind], [line[f"{prefix}{kind}"][1] for line in run.history()], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -161,10 +160,10 @@ def test_the_same_runs_give_the_same_bytes(name: str, tmp_path: Path) -> None:
 def test_accuracy_pools_runs_and_brackets_the_mean_over_seeds(tmp_path: Path) -> None:
     parts = [made_up_test(tmp_path, "anml", seeds) for seeds in ((2, 3), (0, 1))]
     table = tabled("accuracy", parts)
-    ours = table[table.source.isna()].set_index(["panel", "classes"])
+    measured = table[table.source.isna()].set_index(["panel", "classes"])
     for kind, tasks in (("train", 10), ("test", 200)):
         values = [*parts[1].metrics[f"{kind}_{tasks}"], *parts[0].metrics[f"{kind}_{tasks}"]]
-        row = ours.loc[(kind, tasks)]
+        row = measured.loc[(kind, tasks)]
         assert row.value == pytest.approx(np.mean(values), rel=1e-5)
         assert (row.low, row.high) == pytest.approx(mean_interval(values), rel=1e-5)
         assert row.seeds == 4
@@ -195,8 +194,8 @@ def test_oracles_have_the_drop_with_the_published_one(tmp_path: Path) -> None:
     run = made_up_test(tmp_path, "oml", (0, 1, 2))
     table = tabled("oracles", [run])
     drop = table[table.panel == "drop"]
-    ours = drop[drop.source.isna()].set_index("classes")
-    assert ours.value[100] == pytest.approx(np.mean(run.metrics["drop_100"]), rel=1e-5)
+    measured = drop[drop.source.isna()].set_index("classes")
+    assert measured.value[100] == pytest.approx(np.mean(run.metrics["drop_100"]), rel=1e-5)
     assert sorted(drop[drop.source.notna()].value) == [0.47, 0.7032]
     assert len(table[table.panel == "iid_test"]) == 3
 
@@ -224,8 +223,10 @@ def test_sparsity_shows_a_representation_once(tmp_path: Path) -> None:
     runs = [made_up_test(tmp_path, name, (0, 1, 2)) for name in ("anml", "oml", "oml_olft", "anml_sgd")]
     table = tabled("sparsity", runs)
     assert set(table.variant) == {"anml", "oml"}
-    ours = table[table.source.isna()].set_index(["variant", "panel", "kind"]).value
-    assert ours["anml", "knn", "random_gate"] == pytest.approx(np.mean(runs[0].metrics["knn_random_gate"]), rel=1e-5)
+    measured = table[table.source.isna()].set_index(["variant", "panel", "kind"]).value
+    assert measured["anml", "knn", "random_gate"] == pytest.approx(
+        np.mean(runs[0].metrics["knn_random_gate"]), rel=1e-5
+    )
     published = table[table.source.notna()].set_index(["variant", "panel", "kind"]).value
     assert published["oml", "active", "representation"] == 0.0389
     assert published["anml", "knn", "gate"] == 0.709

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import agree
 
 from papers.anml.meta_learning import (
     Dense,
@@ -24,7 +25,7 @@ from papers.anml.meta_learning import (
     reset_row,
 )
 from papers.anml.networks import trunk
-from papers.anml.tests.conftest import NORMED, PLAIN, agree, plain_meta_loss, scores, some_batch, some_learner
+from papers.anml.tests.conftest import NORMED, PLAIN, plain_meta_loss, scores, some_batch, some_learner
 
 pytestmark = pytest.mark.usefixtures("x64")
 

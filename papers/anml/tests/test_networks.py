@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import agree
 
 from papers.anml.config import MetaTrain
 from papers.anml.meta_train import init_learner
@@ -22,7 +23,7 @@ from papers.anml.networks import (
     patches,
     trunk,
 )
-from papers.anml.tests.conftest import agree, some_learner
+from papers.anml.tests.conftest import some_learner
 
 pytestmark = pytest.mark.usefixtures("x64")
 SIDES = {"anml": 28, "oml": 28, "oml84": 84}

@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from memory_recorder import finished, resumes
 
 from common.errors import RefigureError
-from common.room.config import to_dict
-from papers.deq import convergence, copy_memory, memory, regression
+from papers.deq import convergence, copy_memory, regression
 from papers.deq.config import Convergence, CopyMemory, Memory, Regression
+from papers.deq.memory import train as train_memory
 from papers.deq.models import HIDDEN, build
 from papers.deq.tasks import chance, draw_copies
 from papers.deq.training import fit
@@ -40,7 +40,7 @@ def test_copies() -> None:
     assert not x[:, 17:].any()
 
 
-def test_chance_is_the_loss_of_who_knows_all_but_the_symbols() -> None:
+def test_chance_is_the_loss_of_a_model_that_knows_everything_except_the_symbols() -> None:
     _, y = draw_copies(np.random.default_rng(0), 7, 50)
     logits = torch.full((50, 27, 10), -100.0)
     logits[:, :-10, 0] = 100
@@ -67,23 +67,15 @@ def test_networks_look_back_alone(model: str) -> None:
     later = x.clone()
     later[:, 12:] = 0
     with torch.no_grad():
-        one, other = network(x).logits, network(later).logits
-    torch.testing.assert_close(one[:, :12], other[:, :12], rtol=0, atol=1e-4)
-    assert not torch.allclose(one[:, 12:], other[:, 12:], atol=1e-4)
+        logits, changed = network(x).logits, network(later).logits
+    torch.testing.assert_close(logits[:, :12], changed[:, :12], rtol=0, atol=1e-4)
+    assert not torch.allclose(logits[:, 12:], changed[:, 12:], atol=1e-4)
 
 
 @pytest.mark.parametrize("model", ["deq", "tcn", "gru"])
-def test_stopped_and_resumed_it_ends_the_same(model: str, memory: type) -> None:
+def test_stopped_and_resumed_it_ends_the_same(model: str) -> None:
     config = dataclasses.replace(SMALL, model=model, jacobian_weight=0.1 if model == "deq" else 0.0)
-    whole = copy_memory.train(config, [3], memory())
-    cut = memory(stop_at=2)
-    with pytest.raises(KeyboardInterrupt):
-        copy_memory.train(config, [3], cut)
-    cut.stop_at = None
-    again = copy_memory.train(config, [3], cut)
-    assert again.metrics == whole.metrics
-    for name, value in whole.parameters.items():
-        np.testing.assert_array_equal(value, again.parameters[name])
+    resumes(lambda recorder: copy_memory.train(config, [3], recorder), stop_at=2)
 
 
 def test_a_deq_begins_as_a_stack(memory: type) -> None:
@@ -98,27 +90,26 @@ def test_a_deq_begins_as_a_stack(memory: type) -> None:
 def test_training_learns_to_copy(memory: type) -> None:
     config = CopyMemory(length=10, train=1000, test=50, batch=16, steps=200, warm_up=160)
     run = memory()
-    found = copy_memory.train(config, [0], run).metrics
-    assert found["loss"][0] < 0.5 * chance(10)
-    assert found["recall"][0] > 0.6
+    metrics = copy_memory.train(config, [0], run).metrics
+    assert metrics["loss"][0] < 0.5 * chance(10)
+    assert metrics["recall"][0] > 0.6
     assert run.lines[-1][1]["loss"] < 0.5 * run.lines[0][1]["loss"]
 
 
 def test_convergence_of_a_trained_network(memory: type) -> None:
-    whole = copy_memory.train(SMALL, [0], memory())
-    parent = SimpleNamespace(identity=SimpleNamespace(config=to_dict(SMALL)), parameters=whole.parameters)
+    parent = finished(SMALL, copy_memory.train(SMALL, [0], memory()).parameters)
     config = Convergence(
         evaluations=12, compared=6, sequences=3, limits=(1, 2, 12), few=2, tolerances=(1e-3, 1e3), coarse=1e3,
         power_steps=10,
     )  # fmt: skip
-    found = convergence.train(config, [0], memory(), parent)
-    assert found.arrays["broyden_end"].shape == (1, 12, 3)
-    assert found.metrics["loss_limit_1"] == found.metrics["loss_tolerance_1000"], "f(0) either way"
-    assert found.metrics["cost_of_coarse"][0] == pytest.approx(
-        found.metrics["loss_tolerance_1000"][0] / found.metrics["loss_tolerance_0.001"][0]
-    )
-    assert math.isfinite(found.metrics["radius_end"][0])
-    start, end = (found.arrays[f"anderson_{phase}"] for phase in ("start", "end"))
+    outcome = convergence.train(config, [0], memory(), parent)
+    metrics = outcome.metrics
+    assert outcome.arrays["broyden_end"].shape == (1, 12, 3)
+    assert metrics["loss_limit_1"] == metrics["loss_tolerance_1000"], "f(0) either way"
+    expected = metrics["loss_tolerance_1000"][0] / metrics["loss_tolerance_0.001"][0]
+    assert metrics["cost_of_coarse"][0] == pytest.approx(expected)
+    assert math.isfinite(metrics["radius_end"][0])
+    start, end = (outcome.arrays[f"anderson_{phase}"] for phase in ("start", "end"))
     assert not np.array_equal(start, end)
 
 
@@ -127,17 +118,14 @@ def test_memory_grows_with_layers_and_not_with_evaluations(cell: str, memory: ty
     config = Memory(
         cell=cell, depths=(2, 4, 8), compared=8, evaluations=(3, 9), budget=9, length=6, batch=2, features=16, side=4
     )
-    found = {name: value[0] for name, value in memory_of(config, memory).items()}
-    assert found["spread"] == 0
-    assert found["bytes_layers_8"] - found["bytes_layers_4"] == 2 * (found["bytes_layers_4"] - found["bytes_layers_2"])
-    assert found["share"] == pytest.approx(found["bytes_deq_3"] / found["bytes_layers_8"])
-    assert found["share"] < 0.5
-    assert found["share_with_solver"] > found["share"]
-    assert found["bytes_solver_9"] > 2.9 * found["bytes_solver_3"]
-
-
-def memory_of(config: Memory, recorder: type) -> dict:
-    return dict(memory.train(config, [0], recorder()).metrics)
+    measured = {name: value[0] for name, value in train_memory(config, [0], memory()).metrics.items()}
+    two, four, eight = (measured[f"bytes_layers_{depth}"] for depth in config.depths)
+    assert measured["spread"] == 0
+    assert eight - four == 2 * (four - two)
+    assert measured["share"] == pytest.approx(measured["bytes_deq_3"] / eight)
+    assert measured["share"] < 0.5
+    assert measured["share_with_solver"] > measured["share"]
+    assert measured["bytes_solver_9"] > 2.9 * measured["bytes_solver_3"]
 
 
 def test_the_curve_is_fitted_and_the_penalty_flattens(memory: type) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from memory_recorder import resumes
 
 from common import data
 from common.data.store import Split
@@ -63,7 +64,7 @@ def test_images_of_a_batch_do_not_hear_each_other_when_tested(kind: str) -> None
         torch.testing.assert_close(network(x, layers).logits[1:2], network(x[1:2], layers).logits)
 
 
-def test_so_many_images_are_of_all_classes_and_of_their_colours() -> None:
+def test_a_few_images_are_of_all_classes_and_of_their_colours() -> None:
     x, y = images._load(SMALL, "test", 20, torch.device("cpu"))
     assert y.tolist() == sorted(2 * list(range(10)))
     expected = (25 * y / 255 - images.MEAN[0]) / images.DEVIATION[0]
@@ -78,37 +79,29 @@ def test_varied_images_are_moved_and_mirrored() -> None:
     moved = images._augmented(x, torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(x[0], (4, 4, 4, 4))
     windows = {(down, right): padded[:, down : down + 8, right : right + 8] for down in range(9) for right in range(9)}
-    found = []
+    changes = []
     for image in moved:
         plain = [place for place, window in windows.items() if torch.equal(image, window)]
         mirrored = [place for place, window in windows.items() if torch.equal(image, window.flip(2))]
         assert len(plain) + len(mirrored) == 1
-        found += [(*place, 0) for place in plain] + [(*place, 1) for place in mirrored]
-    assert {down for down, _, _ in found} == {right for _, right, _ in found} == set(range(9))
-    assert {side for _, _, side in found} == {0, 1}
+        changes += [(*place, 0) for place in plain] + [(*place, 1) for place in mirrored]
+    assert {down for down, _, _ in changes} == {right for _, right, _ in changes} == set(range(9))
+    assert {side for _, _, side in changes} == {0, 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_and_resumed_it_ends_the_same(kind: str, memory: type) -> None:
+def test_stopped_and_resumed_it_ends_the_same(kind: str) -> None:
     config = dataclasses.replace(SMALL, **KINDS[kind])
-    whole = images.train(config, [3], memory())
-    cut = memory(stop_at=4)
-    with pytest.raises(KeyboardInterrupt):
-        images.train(config, [3], cut)
-    cut.stop_at = None
-    again = images.train(config, [3], cut)
-    assert again.metrics == whole.metrics
-    for name, value in whole.parameters.items():
-        np.testing.assert_array_equal(value, again.parameters[name])
+    resumes(lambda recorder: images.train(config, [3], recorder), stop_at=4)
 
 
 @pytest.mark.parametrize("kind", [{"channels": (8, 8), "heads": (4, 4), "final": 20}, SINGLE | {"channels": (8,)}])
 def test_training_learns_colours(kind: dict, memory: type) -> None:
     config = dataclasses.replace(SMALL, **kind, steps=160, warm_up=20, batch=20, train=0, rate=3e-3, dropout=0.0)
     run = memory()
-    found = images.train(config, [0], run).metrics
-    assert found["test_loss"][0] < 1
-    assert found["test_accuracy"][0] > 70
+    metrics = images.train(config, [0], run).metrics
+    assert metrics["test_loss"][0] < 1
+    assert metrics["test_accuracy"][0] > 70
     assert run.lines[0][1]["evaluations"] == 0
     assert run.lines[-1][1]["evaluations"] > 0
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from memory_recorder import resumes
 
 from common import data
 from common.data.store import Split
@@ -79,9 +80,9 @@ def test_words_to_come_are_not_seen(kind: str) -> None:
     later = x.clone()
     later[:, 3:] = (later[:, 3:] + 1) % WORDS
     with torch.no_grad():
-        one, other = model(x, None, layers).logits, model(later, None, layers).logits
-    torch.testing.assert_close(one[:, :3], other[:, :3], rtol=0, atol=1e-9)
-    assert not torch.allclose(one[:, 3:], other[:, 3:])
+        logits, changed = model(x, None, layers).logits, model(later, None, layers).logits
+    torch.testing.assert_close(logits[:, :3], changed[:, :3], rtol=0, atol=1e-9)
+    assert not torch.allclose(logits[:, 3:], changed[:, 3:])
 
 
 def test_segments_predict_each_word_once() -> None:
@@ -95,7 +96,7 @@ def test_segments_predict_each_word_once() -> None:
     assert seen == list(range(1, 23))
 
 
-def test_perplexity_of_who_knows_nothing() -> None:
+def test_perplexity_of_a_model_that_knows_nothing() -> None:
     model = model_of("deq")
     with torch.no_grad():
         for value in model.parameters():
@@ -109,24 +110,16 @@ def test_perplexity_of_who_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_and_resumed_it_ends_the_same(kind: str, memory: type) -> None:
+def test_stopped_and_resumed_it_ends_the_same(kind: str) -> None:
     config = dataclasses.replace(SMALL, **KINDS[kind], jacobian_weight=0.1)
-    whole = language.train(config, [3], memory())
-    cut = memory(stop_at=4)
-    with pytest.raises(KeyboardInterrupt):
-        language.train(config, [3], cut)
-    cut.stop_at = None
-    again = language.train(config, [3], cut)
-    assert again.metrics == whole.metrics
-    for name, value in whole.parameters.items():
-        np.testing.assert_array_equal(value, again.parameters[name])
+    resumes(lambda recorder: language.train(config, [3], recorder), stop_at=4)
 
 
 def test_training_learns_what_follows(memory: type) -> None:
     config = dataclasses.replace(SMALL, steps=120, warm_up=60, rate=0.02, dropout=0.0, inner=32)
-    found = language.train(config, [0], memory()).metrics
-    assert found["test_perplexity"][0] < 3
-    assert found["bytes"][0] > 0
+    metrics = language.train(config, [0], memory()).metrics
+    assert metrics["test_perplexity"][0] < 3
+    assert metrics["bytes"][0] > 0
 
 
 def test_segments_longer_than_the_text(memory: type) -> None:

@@ -1,15 +1,15 @@
 """Meta-training, evaluation and baselines end to end; and what is refused."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from memory_recorder import finished, resumes
 
 from common.errors import RefigureError
-from common.room.config import to_dict
+from common.train.seeding import jax_key
 from papers.mplp import baseline, evaluate, maml, meta_train, released, tasks
 from papers.mplp.config import Baseline, Evaluate, Maml, MetaTrain, Released
 from papers.mplp.evaluation import Learner, Setting, lifetimes
@@ -44,25 +44,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return loaded
 
 
-def finished(config: object, parameters: dict) -> SimpleNamespace:
-    """A run as a parent."""
-    return SimpleNamespace(identity=SimpleNamespace(config=to_dict(config)), parameters=parameters)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_resumed_it_ends_the_same(kind: str, memory: type) -> None:
     config = MetaTrain(**{**SMALL, **KINDS[kind]}, meta_steps=6)
-    whole = meta_train.train(config, [0, 1], memory())
-    cut = memory(stop_at=4)
-    with pytest.raises(KeyboardInterrupt):
-        meta_train.train(config, [0, 1], cut)
-    cut.stop_at = None
-    again = meta_train.train(config, [0, 1], cut)
-    for name, array in whole.parameters.items():
-        np.testing.assert_array_equal(array, again.parameters[name])
+    outcome, _ = resumes(lambda recorder: meta_train.train(config, [0, 1], recorder), stop_at=4)
     small = Evaluate(lifetimes=4, tested=20)
-    found = evaluate.train(small, [0, 1], memory(), finished(config, whole.parameters)).metrics
-    assert f"{'accuracy' if kind == 'images' else 'loss'}_2" in found
+    metrics = evaluate.train(small, [0, 1], memory(), finished(config, outcome.parameters)).metrics
+    assert f"{'accuracy' if kind == 'images' else 'loss'}_2" in metrics
 
 
 def test_frozen_messages_stay_and_count_nothing(memory: type) -> None:
@@ -70,19 +58,13 @@ def test_frozen_messages_stay_and_count_nothing(memory: type) -> None:
     state = jax.tree.map(lambda array: array[0], meta_train.untrained(config, [0]))
     after = meta_train.train(config, [0], memory())
     names = [name for name in after.parameters if "message" in name]
-    before = meta_train.flatten_jax(meta_train.begin(config, None, meta_train_key(0)).learned)
+    before = meta_train.flatten_jax(meta_train.begin(config, None, jax_key(0)).learned)
     assert names
     for name in names:
         np.testing.assert_array_equal(after.parameters[name][0], before[name])
     trained = sum(array.size for array in jax.tree.leaves(meta_train.trained_part(config, state)))
     assert after.metrics["parameters"] == [trained]
     assert any((after.parameters[name][0] != before[name]).any() for name in after.parameters if "update" in name)
-
-
-def meta_train_key(seed: int) -> jax.Array:
-    from common.train.seeding import jax_key
-
-    return jax_key(seed)
 
 
 def test_published_numbers_of_trained_parameters() -> None:
@@ -124,7 +106,7 @@ def test_each_tensor_is_divided_by_its_norm() -> None:
 
 
 def test_all_learners_meet_the_same_lifetimes() -> None:
-    """What does not learn sees the same tasks and networks, whoever it is; trials are others."""
+    """Two learners that never learn see the same tasks and networks; trials have different ones."""
     setting = Setting("sinusoid", Spec((1, 4, 1)), 2, 3, 6, 1)
 
     def still(scale: float) -> Learner:
@@ -135,14 +117,13 @@ def test_all_learners_meet_the_same_lifetimes() -> None:
             ),
         )
 
-    one, other = (lifetimes(setting, still(scale), None, 3) for scale in (1.0, 2.0))
-    np.testing.assert_array_equal(one["loss"], other["loss"])
-    assert one["loss"].shape == (6, 3)
-    assert one["seen"].shape == (6, 2)
-    assert (one["loss"] != lifetimes(setting, still(1.0), None, 3, "trial")["loss"]).all()
-    np.testing.assert_allclose(one["shown"][-1], one["shown"][-1])
-    error = 0.5 * ((one["shown"][0] - one["shown"][-1]) ** 2).mean()
-    np.testing.assert_allclose(one["loss"][0, 0], error, rtol=1e-5)
+    measures, again = (lifetimes(setting, still(scale), None, 3) for scale in (1.0, 2.0))
+    np.testing.assert_array_equal(measures["loss"], again["loss"])
+    assert measures["loss"].shape == (6, 3)
+    assert measures["seen"].shape == (6, 2)
+    assert (measures["loss"] != lifetimes(setting, still(1.0), None, 3, "trial")["loss"]).all()
+    error = 0.5 * ((measures["shown"][0] - measures["shown"][-1]) ** 2).mean()
+    np.testing.assert_allclose(measures["loss"][0, 0], error, rtol=1e-5)
 
 
 def test_gradient_descent_learns_and_tunes_its_rate_on_training_images(memory: type, made_up: dict[str, int]) -> None:
@@ -203,8 +184,8 @@ def test_networks_that_a_protocol_cannot_teach(settings: dict, told: str, memory
 def test_a_layer_more_has_the_agents_of_the_hidden_one(memory: type) -> None:
     config = MetaTrain(**{**SMALL, **KINDS["images"]}, meta_steps=2)
     parent = finished(config, meta_train.flatten_jax(meta_train.untrained(config, [0])))
-    found = evaluate.train(Evaluate(sizes=(9, 4, 5, 10), lifetimes=2, tested=20), [0], memory(), parent).metrics
-    assert "accuracy_2" in found
+    deeper = Evaluate(sizes=(9, 4, 5, 10), lifetimes=2, tested=20)
+    assert "accuracy_2" in evaluate.train(deeper, [0], memory(), parent).metrics
     learned = jax.tree.map(lambda array: array[0], meta_train.untrained(config, [0]))
     protocol, statistics, _ = evaluate.deepen(learned, 4)
     first, second, third, last = protocol.layers

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from memory_recorder import Memory
+from memory_recorder import Memory, resumes
 
 from common.train.recorder import Outcome
 from common.train.seeding import numpy_rng
@@ -44,22 +44,14 @@ def test_densities_integrate_to_one(outcomes):
 
 def test_interrupted_run_ends_in_the_same_bits():
     config = small("corners", "absflow")
-    whole = train(config, (0, 1), Memory())
-    broken = Memory(stop_at=250)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, (0, 1), broken)
-    broken.stop_at = None
-    resumed = train(config, (0, 1), broken)
-    for name, values in whole.metrics.items():
-        np.testing.assert_array_equal(values, resumed.metrics[name])
-    np.testing.assert_array_equal(whole.arrays["density"], resumed.arrays["density"])
+    resumes(lambda recorder: train(config, (0, 1), recorder), stop_at=250)
 
 
 def test_seeds_differ_and_do_not_depend_on_their_companions():
     config = small("corners", "absflow")
-    pair, other = train(config, (0, 1), Memory()), train(config, (0, 2), Memory())
-    assert pair.metrics["test_nll"][0] == other.metrics["test_nll"][0]
-    assert pair.metrics["test_nll"][1] != other.metrics["test_nll"][1]
+    first, second = (train(config, seeds, Memory()).metrics["test_nll"] for seeds in ((0, 1), (0, 2)))
+    assert first[0] == second[0]
+    assert first[1] != second[1]
 
 
 @pytest.mark.parametrize("name", DENSITIES)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import agree
+from memory_recorder import resumes
 
 from papers.vsml import clone, cloning
 from papers.vsml.cloning import Rule, cloning_loss, descend_online, draw_signals, draw_weights, fresh, targets, unroll
@@ -65,8 +67,7 @@ def test_synapses_that_do_as_told_are_gradient_descent(
     params = init_sub_rnn(jax.random.key(0), 4, 2)
     clones = unroll(params, weights, x, labels, unseen, 2)
     reference = descend_online(RULE, weights, x, labels, unseen)
-    for one, other in zip(clones, reference, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-12)
+    agree(tuple(clones), tuple(reference), 1e-12)
     grids = fresh(*draw_weights(jax.random.key(1), (3, 2, 4)), 4)
     xs, es = draw_signals(jax.random.key(2), "random", jnp.zeros((1, 1)), (5, 3, 2, 4))
     loss, _ = cloning_loss(params, RULE, grids, xs, es, 2)
@@ -142,14 +143,8 @@ def test_cloning_learns_and_resumes_bit_by_bit(memory: type, eased: float) -> No
     """A short training lowers the loss; stopped and started again it ends with the same parameters."""
     config = Clone(units=8, iterations=500, eased=eased, grids=4, inputs=4, outputs=4)
     whole = memory()
-    first = clone.train(config, [0, 1], whole)
+    outcome = clone.train(config, [0, 1], whole)
     losses = np.array([line["loss"] for _, line in whole.lines])
     assert losses.shape == (2, 2)
     assert (losses[-1] < losses[0]).all()
-    cut = memory(stop_at=250)
-    with pytest.raises(KeyboardInterrupt):
-        clone.train(config, [0, 1], cut)
-    cut.stop_at = None
-    second = clone.train(config, [0, 1], cut)
-    for name, array in first.parameters.items():
-        np.testing.assert_array_equal(array, second.parameters[name])
+    resumes(lambda recorder: clone.train(config, [0, 1], recorder), 250, outcome)

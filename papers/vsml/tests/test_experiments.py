@@ -1,14 +1,12 @@
 """Meta-training and meta-testing end to end, on made-up data."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from memory_recorder import finished, resumes
 
 from common.errors import RefigureError
-from common.room.config import to_dict
 from common.train.evolution import OpenES, Params, raw
 from papers.vsml import descent, meta_test, meta_train, tasks, unroll
 from papers.vsml.clone import init_clone
@@ -37,18 +35,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     ({"optimiser": "backprop", "clip": 1.0, "backward_pass": True, **STAGES}, 50),
     ({"optimiser": "es", **STAGES}, 25),
 ])  # fmt: skip
-def test_stopped_in_any_stage_it_ends_the_same(settings: dict, stop: int, memory: type) -> None:
+def test_stopped_in_any_stage_it_ends_the_same(settings: dict, stop: int) -> None:
     config = MetaTrain(**SMALL | settings)
-    whole = meta_train.train(config, [0, 1], memory())
-    cut = memory(stop_at=stop)
-    with pytest.raises(KeyboardInterrupt):
-        meta_train.train(config, [0, 1], cut)
-    cut.stop_at = None
-    again = meta_train.train(config, [0, 1], cut)
-    assert again.metrics == whole.metrics
-    for name, array in whole.parameters.items():
-        np.testing.assert_array_equal(array, again.parameters[name])
-    assert cut.shown[-1] == (75, 75)
+    _, recorder = resumes(lambda recorder: meta_train.train(config, [0, 1], recorder), stop)
+    assert recorder.shown[-1] == (75, 75)
 
 
 def test_seeds_do_not_influence_one_another(memory: type) -> None:
@@ -111,11 +101,6 @@ def test_both_members_of_a_pair_live_the_same_episode(monkeypatch: pytest.Monkey
     assert np.ptp(fitness[:4]) > 1e-3
 
 
-def finished(config: object, parameters: dict) -> SimpleNamespace:
-    """A run as a parent."""
-    return SimpleNamespace(identity=SimpleNamespace(config=to_dict(config)), parameters=parameters)
-
-
 def test_what_was_meta_trained_is_tested_at_any_size(memory: type) -> None:
     trained = MetaTrain(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(2,), rates=(0.01,))
     parent = finished(trained, meta_train.train(trained, [0, 1], memory()).parameters)
@@ -126,11 +111,11 @@ def test_what_was_meta_trained_is_tested_at_any_size(memory: type) -> None:
     assert {"mnist_5", "mnist_20", "mnist_end", "shuffled_20", "five_classes_20", "second_time"} <= set(outcome.metrics)
     assert outcome.arrays["curve_mnist"].shape == (2, 20)
     assert "unseen" not in outcome.metrics
-    others = MetaTest(tasks=("mnist", "random", "omniglot", "sum-sign"), side=2, length=20, runs=2, counts=(20,))
-    found = meta_test.train(others, [0, 1], memory(), parent).metrics
-    np.testing.assert_allclose(found["unseen"], np.add(found["random_end"], found["omniglot_end"]) / 2)
-    one = MetaTest(tasks=("mnist",), hidden=3, side=4, length=20, runs=2, counts=(5,))
-    assert len(meta_test.train(one, [0, 1], memory(), parent).metrics["mnist_5"]) == 2
+    several = MetaTest(tasks=("mnist", "random", "omniglot", "sum-sign"), side=2, length=20, runs=2, counts=(20,))
+    metrics = meta_test.train(several, [0, 1], memory(), parent).metrics
+    np.testing.assert_allclose(metrics["unseen"], np.add(metrics["random_end"], metrics["omniglot_end"]) / 2)
+    deep = MetaTest(tasks=("mnist",), hidden=3, side=4, length=20, runs=2, counts=(5,))
+    assert len(meta_test.train(deep, [0, 1], memory(), parent).metrics["mnist_5"]) == 2
 
 
 def test_a_learner_of_one_size_is_not_tested_at_another(memory: type) -> None:
