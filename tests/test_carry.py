@@ -76,6 +76,44 @@ def test_a_change_beyond_the_opening_is_found_where_all_of_a_run_is_replayed(toy
     assert line.endswith("not carried: it parts at the end: metric 'square' differs")
 
 
+MEASURED = "\n\ndef measured(x):\n    return x ** 2\n"
+
+
+def test_what_the_opening_does_not_execute_must_be_replayed_whole(toy: Toy) -> None:
+    """A change in what is measured after training leaves the opening as it was."""
+    toy.edit("papers/toy_paper/main.py", '(state["x"] ** 2).tolist()', 'measured(state["x"]).tolist()')
+    path = toy.root / "papers" / "toy_paper" / "main.py"
+    path.write_text(path.read_text() + MEASURED)
+    plan.forget()
+    before = toy.finished()
+    toy.edit("papers/toy_paper/main.py", "return x ** 2", "return x ** 4")
+    plan.forget()
+    (line,) = carry("toy_paper", "main")
+    assert "not carried: papers/toy_paper/main.py: measured changed, and the 2 lines that are replayed do not" in line
+    assert record.read(before.folder).metrics == before.metrics
+
+
+def test_a_stream_that_grew_is_not_the_same(toy: Toy) -> None:
+    cpu = "cpu: {seeds: [0, 1, 2], batch: true"
+    toy.edit("papers/toy_paper/paper.yaml", cpu + "}", cpu + ", replay: 0}")
+    toy.finished()
+    toy.edit("papers/toy_paper/main.py", "    final = [", '    run.log(99, {"x": 0.0})\n    final = [')
+    plan.forget()
+    (line,) = carry("toy_paper", "main")
+    assert line.endswith("not carried: it parts at step 99: the run logged nothing there")
+
+
+def test_a_run_that_was_begun_under_todays_key_gives_way(toy: Toy) -> None:
+    before = toy.finished()
+    rewrite(toy, READABLE)
+    target = toy.folder(toy.plan())
+    target.mkdir(parents=True)
+    (target / "config.json").write_text("{}")
+    list(carry("toy_paper", "main"))
+    assert record.read(target).metrics == before.metrics
+    assert [path.name for path in target.parent.iterdir() if path.is_dir()] == [target.name]
+
+
 @pytest.mark.parametrize("setting", ["rate=0.2", "steps=13"])
 def test_other_settings_are_another_run(toy: Toy, setting: str) -> None:
     toy.finished(setting)

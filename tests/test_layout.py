@@ -1,6 +1,7 @@
 """Who may import whom (DESIGN 2): the folders of `common` are a chain, experiments see its first links alone."""
 
 import ast
+import subprocess
 from itertools import chain
 from pathlib import Path
 
@@ -50,3 +51,12 @@ def test_a_paper_imports_no_other_and_its_experiments_see_little_of_common(paper
             shared = [name for name in modules[module] if name.startswith("common.")]
             assert all(f"{name}.".startswith(EXPERIMENTS_SEE) for name in shared), (module, shared)
     assert len(reached) > 1
+
+
+def test_dvc_looks_at_all_code_that_its_stages_depend_on() -> None:
+    files = [
+        path for folder in ("common", "workflow") for path in (HOME / folder).rglob("*.*") if path.suffix != ".pyc"
+    ]
+    words = ["dvc", "check-ignore", *(path.relative_to(HOME).as_posix() for path in files)]
+    ignored = subprocess.run(words, cwd=HOME, capture_output=True, text=True, check=False)
+    assert ignored.returncode == 1, ignored.stdout

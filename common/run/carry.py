@@ -2,11 +2,13 @@
 
 Code may change its meaning to the parser and not its numbers, as a rewrite for readability does. A replay trains the
 opening of a run again with today's code, at the run's own settings, and compares every number that was logged, with
-the digests of the state where the run recorded them; a run without a metrics stream is trained and compared whole.
+the digests of the state where the run recorded them; a run without a metrics stream is trained and compared whole, and
+so must be one of which a changed definition is not executed in the opening.
 Equal to the last bit: the run is filed under today's key, and its provenance says what was replayed. Nothing is filed
 without a replay of its variant; other seeds of the variant, trained by the same code, are declared as its siblings.
 """
 
+import ast
 import concurrent.futures
 import fnmatch
 import json
@@ -15,9 +17,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -119,8 +122,8 @@ def _replay_apart(move: Move) -> dict[str, Any]:
     A result lies in the old run's folder until the run is filed, so that an interrupted command goes on.
     """
     identity, result = move.plan.identity, move.run.folder / SUMMARY
-    if result.exists() and json.loads(result.read_text()).get("code") == identity.code:
-        return _without(json.loads(result.read_text()), "code")
+    if result.exists() and json.loads(result.read_text()).get("key") == identity.key:
+        return _without(json.loads(result.read_text()), "key")
     words = [
         sys.executable, "-m", f"papers.{identity.paper}", "--experiment", identity.experiment, "--variant",
         identity.variant, "--scale", move.plan.scale, "--seeds", ",".join(map(str, identity.seeds)),
@@ -132,7 +135,7 @@ def _replay_apart(move: Move) -> dict[str, Any]:
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         last = (lines or done.stderr.splitlines() or ["it ended without a word"])[-1]
         return {"fault": last.removeprefix("error: ")}
-    return _without(json.loads(result.read_text()), "code")
+    return _without(json.loads(result.read_text()), "key")
 
 
 def _without(content: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -157,7 +160,9 @@ class _Replay:
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
         if self.compared == len(self.expected):
-            return  # the run logged nothing, or nothing more
+            if self.expected:
+                raise RefigureError(f"it parts at step {step}: the run logged nothing there")
+            return  # a run from before its experiment logged anything
         line = self.expected[self.compared]
         present = {"step": step, **metrics, "state": state}
         for name, value in line.items():
@@ -197,11 +202,25 @@ def replay(today: PlannedRun, folder: Path) -> None:
     recorder = _Replay(run, size.scales[today.scale].replay)
     started = time.monotonic()
     whole = True
+    executed: set[CodeType] = set()
+    parent = finished_parent(today)
+    sys.setprofile(lambda frame, event, _: executed.add(frame.f_code) if event == "call" else None)
     try:
-        outcome, _ = trained(today, recorder, finished_parent(today))
-        _compare_ends(run, outcome, size.clocked)
+        outcome, _ = trained(today, recorder, parent)
     except _Parted:
         whole = False
+    finally:
+        sys.setprofile(None)
+    if whole and recorder.compared < len(recorder.expected):
+        raise RefigureError(f"it parts after step {recorder.step}: the run logged more")
+    if whole:
+        _compare_ends(run, outcome, size.clocked)
+    elif unseen := _not_executed(_changed(run, today), executed):
+        raise RefigureError(
+            f"{', '.join(unseen[:3])} changed, and the {recorder.compared} lines that are replayed do not execute it: "
+            f"set replay: 0 (all of a run) at scale {today.scale} of {today.identity.experiment} in "
+            f"papers/{today.identity.paper}/paper.yaml, or train it again"
+        )
     result = {
         "from": f"{run.identity.group}/{run.folder.name}",
         "lines": recorder.compared,
@@ -212,9 +231,40 @@ def replay(today: PlannedRun, folder: Path) -> None:
         "seconds": round(time.monotonic() - started, 1),
         "revision": revision(),
         "machine": describe(),
-        "code": today.identity.code,
+        "key": today.identity.key,
     }
     atomic.write_json(folder / SUMMARY, result)
+
+
+def _changed(run: FinishedRun, today: PlannedRun) -> list[tuple[str, str]]:
+    """File and name of each definition that a run's code reached with another meaning, or not at all."""
+    return [
+        (file, name)
+        for file, definitions in today.manifest.items()
+        for name, digest in definitions.items()
+        if run.manifest.get(file, {}).get(name) != digest
+    ]
+
+
+def _not_executed(changed: Sequence[tuple[str, str]], executed: Collection[CodeType]) -> list[str]:
+    """Those of some definitions that nothing entered and that no code names which was entered.
+
+    A function that an opening enters and does not end, as `train` itself, counts as executed.
+    """
+    entered = {(os.path.realpath(code.co_filename), code.co_qualname.partition(".")[0]) for code in executed}
+    named = {name for code in executed for name in code.co_names}
+    return [
+        f"{file}: {name}"
+        for file, name in changed
+        if (os.path.realpath(spec.root() / file), name) not in entered
+        and (name not in named or _is_function(spec.root() / file, name))
+    ]
+
+
+def _is_function(file: Path, name: str) -> bool:
+    """Whether a file defines a function of that name at its top level."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in body)
 
 
 def _compare_ends(run: FinishedRun, outcome: Any, clocked: Sequence[str]) -> None:
@@ -250,8 +300,8 @@ def _equal(first: Any, second: Any) -> bool:
 def _file(move: Move, result: Mapping[str, Any]) -> str:
     """File a run under today's key, in place of the old folder."""
     today, run = move.plan, move.run
-    home = spec.root() / "runs"
-    target = home / today.identity.path
+    run.verify()
+    target = spec.root() / "runs" / today.identity.path
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -275,7 +325,12 @@ def _file(move: Move, result: Mapping[str, Any]) -> str:
     atomic.write_json(part / record.PROVENANCE, record.with_digest(provenance))
     final = {"key": key, "seeds": list(run.seeds), "metrics": to_dict(run.metrics), "files": checksums}
     atomic.write_json(part / record.DONE, record.with_digest(final))
-    os.replace(part, target)
+    with atomic.holding(target):  # which someone may have begun to train
+        begun = target.with_name(f".{target.name}.begun.part")
+        shutil.rmtree(begun, ignore_errors=True)
+        os.replace(target, begun)
+        os.replace(part, target)
+        shutil.rmtree(begun)
     shutil.rmtree(run.folder)
     compared = "whole" if result["whole"] else f"{result['steps']} of {result['of']} steps"
     by = f", as sibling of {result['sibling']}" if "sibling" in result else ""

@@ -115,13 +115,14 @@ def trained(plan: PlannedRun, run: Recorder, parent: FinishedRun | None) -> tupl
     runtime = settle(plan.identity.threads, precision)
     device = device_name()
     _check_code(plan)
+    source = revision()  # of what was read, whatever is committed while it trains
     data.declare(plan.identity.data, where=f"papers/{plan.identity.paper}/paper.yaml: {plan.identity.experiment}")
     try:
         outcome = module.train(plan.config, plan.identity.seeds, run, *([parent] if parent else []))
     finally:
         data.declare(None)
     provenance: dict[str, Any] = {
-        "revision": revision(),
+        "revision": source,
         "device": device,
         **runtime,
         "code": plan.identity.code,
