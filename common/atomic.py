@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import filelock
 
-from common.errors import RefigureError, is_full
+from common.errors import RefigureError, writing
 
 __all__ = ["holding", "replacing", "staged", "write_bytes", "write_json", "write_text"]
 
@@ -45,16 +45,8 @@ def replacing(path: Path, what: str = "", *, alone: bool = False) -> Iterator[IO
     Raises:
         RefigureError: The disk is full or the folder cannot be written.
     """
-    try:
-        with staged(path, alone=alone) as stream:
-            yield stream
-    except OSError as error:
-        what = what or str(path)
-        if is_full(error):
-            raise RefigureError(
-                f"disk full: {what} was not written, the previous one is kept; free some space and run again"
-            ) from error
-        raise RefigureError(f"cannot write {what}: {error.strerror or error}; make the folder writable") from error
+    with writing(what or path), staged(path, alone=alone) as stream:
+        yield stream
 
 
 def _sync_folder(folder: Path) -> None:
@@ -95,7 +87,7 @@ def holding(folder: Path, *, wait: bool = False, what: str = "") -> Iterator[Non
         RefigureError: Another process holds it, or it cannot be written.
     """
     lock, holder = filelock.FileLock(folder / ".lock"), folder / ".holder"
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
@@ -107,10 +99,6 @@ def holding(folder: Path, *, wait: bool = False, what: str = "") -> Iterator[Non
             print(f"{busy}: waiting for it", file=sys.stderr, flush=True)
             lock.acquire()
         holder.write_text(str(os.getpid()))
-    except OSError as error:
-        if is_full(error):
-            raise RefigureError(f"disk full: cannot make {folder}; free some space and run again") from error
-        raise RefigureError(f"cannot write to {folder}: {error.strerror}") from error
     try:
         yield
     finally:

@@ -1,12 +1,15 @@
 """The one exception that users see: a line saying what is wrong, where, and how to mend it; and how commands end."""
 
+import contextlib
 import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["RefigureError", "is_full", "status_of", "suggest"]
+__all__ = ["RefigureError", "status_of", "suggest", "writing"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RefigureError(Exception):
@@ -32,9 +35,25 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? {listing}" if near else listing
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk or the quota is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+@contextlib.contextmanager
+def writing(what: object, mend: str = "", *, only_full: bool = False) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `what`, into a RefigureError.
+
+    Arguments:
+        mend: What mends it, where it is not some space or a folder that can be written.
+        only_full: Explain a full disk or quota alone; other errors pass on as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if only_full and error.errno not in FULL:
+            raise
+        mend = mend or ("free some space and run again" if error.errno in FULL else "make the folder writable")
+        raise RefigureError(f"cannot write {what} ({_why(error)}): {mend}; what was there before is kept") from error
+
+
+def _why(error: OSError) -> str:
+    return "disk full" if error.errno in FULL else error.strerror or str(error)
 
 
 def status_of(command: Callable[[], object], interrupted: str = "interrupted") -> int:
@@ -55,10 +74,6 @@ def status_of(command: Callable[[], object], interrupted: str = "interrupted") -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        place = error.filename or "no file named"
-        if is_full(error):
-            print(f"error: disk full ({place}): free some space and run again", file=sys.stderr)
-        else:
-            print(f"error: {place}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {error.filename or 'no file named'}: {_why(error)}", file=sys.stderr)
         return 1
     return 0

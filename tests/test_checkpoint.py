@@ -175,7 +175,7 @@ def raise_(error: BaseException) -> Callable[..., None]:
 
 
 FAULTS: dict[str, tuple[BaseException, type[BaseException], str | None]] = {
-    "full": (OSError(errno.ENOSPC, "No space left"), RefigureError, "disk full: .*previous one is kept"),
+    "full": (OSError(errno.ENOSPC, "No space left"), RefigureError, "disk full.*what was there before is kept"),
     "quota": (OSError(errno.EDQUOT, "Quota exceeded"), RefigureError, "disk full"),
     "read-only": (OSError(errno.EROFS, "Read-only file system"), RefigureError, "cannot write .*Read-only"),
     "Ctrl-C": (KeyboardInterrupt(), KeyboardInterrupt, None),

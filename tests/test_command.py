@@ -42,7 +42,7 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     ((*ONE, "--set", "fault=bad end"), "final metric x is not finite"),
     ((*ONE, "--set", "fault=bad log", "--set", "at=2"), "norm, x is not finite at step 3"),
     ((*ONE, "--set", "fault=short"), "metric x has 2 values, not 3"),
-    ((*ONE, "--out", "Snakefile"), "cannot write to Snakefile"),
+    ((*ONE, "--out", "Snakefile"), "cannot write Snakefile"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.data import fetching, registry
 from common.data.fetching import cache_folder, hold, log
 from common.data.registry import DataSet, Source, Split
-from common.errors import RefigureError, suggest
+from common.errors import RefigureError, suggest, writing
 
 __all__ = ["declare", "decoded_folder", "load", "meaning", "verify"]
 
@@ -103,7 +103,8 @@ def _decode(entry: DataSet, source: Source, paths: dict[str, Path], target: Path
 
     fresh = target.with_name(f".{target.name}.part")
     try:
-        with fetching.full_disk_explained(target.parent, f"the decoded arrays of {entry.name}"):
+        arrays = f"the decoded arrays of {entry.name} to {target.parent}"
+        with writing(arrays, fetching.ELSEWHERE, only_full=True):
             fresh.mkdir()
             try:
                 content, checks = store.write(fresh, entry, decoders.decode(source, paths))

@@ -14,12 +14,13 @@ import filelock
 
 from common.data import registry
 from common.data.registry import RawFile, Source
-from common.errors import RefigureError, is_full
+from common.errors import RefigureError, writing
 
-__all__ = ["cache_folder", "fault", "fetch", "full_disk_explained", "hold", "log", "obtain", "set_aside", "verify"]
+__all__ = ["ELSEWHERE", "cache_folder", "fault", "fetch", "hold", "log", "obtain", "set_aside", "verify"]
 
 log = logging.getLogger("refigure.data")
 RETRIES = 2
+ELSEWHERE = "free some space, or set REFIGURE_DATA to another folder"
 
 
 def cache_folder(name: str = "") -> Path:
@@ -99,26 +100,11 @@ def set_aside(path: Path, why: str) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_explained(folder: Path, what: str) -> Iterator[None]:
-    """Turn the error of a full disk into a RefigureError; `what` is to be written to `folder`."""
-    try:
-        yield
-    except OSError as error:
-        if not is_full(error):
-            raise
-        mend = "free some, or set REFIGURE_DATA to a folder on another disk"
-        raise RefigureError(f"no space left in {folder} for {what}: {mend}") from error
-
-
-@contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Hold a data set's folder against other processes; the system frees it if this one dies."""
-    try:
+    with writing(f"to the data cache {folder}", ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(folder / ".lock").acquire()
-    except OSError as error:
-        mend = "set REFIGURE_DATA to a folder of yours"
-        raise RefigureError(f"cannot write to the data cache {folder} ({error.strerror}): {mend}") from error
     with held:
         for leftover in folder.glob(".*.part"):  # of a killed process: no other holds the folder now
             shutil.rmtree(leftover, ignore_errors=True)
@@ -141,7 +127,7 @@ def _install(raw: RawFile, write: Callable[[Path], object], folder: Path) -> str
     """
     part = folder / f".{raw.name}.part" / raw.name
     try:
-        with full_disk_explained(folder, f"{raw.name} ({(raw.size or 0) / 1e6:.0f} MB)"):
+        with writing(f"{raw.name} ({(raw.size or 0) / 1e6:.0f} MB) to {folder}", ELSEWHERE, only_full=True):
             part.parent.mkdir()
             write(part)
             if (wrong := fault(part, raw)) is None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import atomic
-from common.errors import RefigureError, is_full
+from common.errors import RefigureError, writing
 from common.room.config import build, canonical, to_dict
 from common.room.identity import Identity, key_of
 from common.run import checkpoint
@@ -115,15 +115,8 @@ class Run:
             raise RefigureError(
                 f"{self.plan.identity}: {', '.join(wrong)} is not finite at step {step}; the last checkpoint is kept"
             ) from None
-        try:
+        with writing(f"{self.folder / STREAM} at step {step}"):
             self._stream.append(line)
-        except OSError as error:
-            if is_full(error):
-                raise RefigureError(
-                    f"disk full: {self.folder / STREAM} at step {step}; free some space and run again, it goes on "
-                    "from the last checkpoint"
-                ) from error
-            raise RefigureError(f"cannot write {self.folder / STREAM}: {error.strerror}") from error
 
     def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
         """Replace the last good checkpoint, which holds length and hash of the metrics stream so far."""
