@@ -12,12 +12,12 @@ import pytest
 from common.room.config import to_dict
 from common.room.identity import Identity
 from common.run.record import FinishedRun, sha256_of
-from common.train.recorder import Outcome
+from common.train.recorder import Outcome, Recorder
 
 __all__ = ["Memory", "finished", "finished_run", "resumes", "same"]
 
 
-class Memory:
+class Memory(Recorder):
     """A recorder in memory that may stop a run after some steps.
 
     Arguments:
@@ -74,7 +74,7 @@ def finished_run(
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     checksums = {file.name: sha256_of(file) for file in folder.iterdir()}
     numbers = {name: list(values) for name, values in metrics.items()}
-    return FinishedRun(folder, identity, identity.key, numbers, {}, {}, checksums)
+    return FinishedRun(folder, identity, numbers, {}, {}, checksums)
 
 
 def same(outcome: Outcome, expected: Outcome) -> None:

@@ -9,7 +9,6 @@ from toy import Toy
 
 from common import atomic
 from common.room import plan
-from common.room.identity import key_of
 from common.run import record
 from common.run.carry import SUMMARY, carry, moves
 
@@ -144,23 +143,6 @@ def test_a_replay_is_not_made_twice(toy: Toy) -> None:
     atomic.write_json(before.folder / SUMMARY, {**result, "seconds": 12345.0})
     list(carry("toy_paper", "main"))
     assert entries(toy.folder(toy.plan()))[0]["seconds"] == 12345.0
-
-
-def test_a_run_of_an_earlier_scheme_of_keys_is_carried(toy: Toy) -> None:
-    """Before, threads and the parent's name were not in the record, and code was digested by files."""
-    before = toy.finished()
-    path = before.folder / "config.json"
-    old = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("threads", "parent")}
-    inputs = {name: value for name, value in {**old, "code": "0" * 64}.items() if name not in ("key", "manifest")}
-    folder = before.folder.with_name(f"seeds0-2-{key_of(inputs)}")
-    before.folder.rename(folder)
-    atomic.write_json(folder / "config.json", {**inputs, "key": key_of(inputs), "manifest": {}})
-    final = json.loads((folder / record.DONE).read_text())
-    final["key"], final["files"]["config.json"] = key_of(inputs), record.sha256_of(folder / "config.json")
-    atomic.write_json(folder / record.DONE, record.with_digest(final))
-    (line,) = carry("toy_paper", "main")
-    assert line.endswith("(1 of 12 steps replayed)")
-    assert record.read(toy.folder(toy.plan())).metrics == before.metrics
 
 
 def test_a_damaged_run_is_not_carried(toy: Toy) -> None:

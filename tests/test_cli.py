@@ -19,7 +19,6 @@ from common import atomic
 from common.cli import main
 from common.room import plan as planning
 from common.room import spec
-from common.room.identity import key_of
 from common.run import record
 
 FIELDS = [
@@ -227,20 +226,6 @@ def test_explain_names_what_changed(toy: Toy, refigure: Refigure) -> None:
     status, text, _ = refigure("explain", str(run.folder))
     assert status == 0
     assert text.splitlines()[1:] == told
-
-
-def test_explain_of_a_run_of_an_earlier_scheme_of_keys(toy: Toy, refigure: Refigure) -> None:
-    run = toy.finished()
-    config = json.loads((run.folder / "config.json").read_text())
-    earlier = {name: value for name, value in config.items() if name not in ("threads", "parent", "key", "manifest")}
-    earlier |= {"needs": "", "code": "0", "data": {"moons": {"moons.npy": "checksum of the file"}}}
-    atomic.write_json(run.folder / "config.json", {**earlier, "key": key_of(earlier), "manifest": {"a.py": {"f": "0"}}})
-    toy.edit("papers/toy_paper/method.py", "return 2", "return 2.5")
-    out = refigure("explain", str(run.folder))[1].splitlines()
-    assert out[1:] == [
-        "  code: under an earlier scheme of keys; refigure carry toy_paper compares the numbers",
-        "  data moons is no longer read",
-    ]
 
 
 def test_explain_of_a_damaged_run_is_one_line(toy: Toy, refigure: Refigure) -> None:

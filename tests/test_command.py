@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_is_one_line(toy: Toy, capsys: pytest.CaptureFixtur
         (folder / record.RESUME).write_bytes(damaged)
         capsys.readouterr()
         assert toy.one(*words) == 1
-        assert record.RESUME.as_posix() in fault_of(capsys.readouterr().err)
+        assert record.RESUME in fault_of(capsys.readouterr().err)
         assert (folder / record.RESUME).read_bytes() == damaged
     assert toy.one(*words, "--no-resume") == 1  # starts afresh, and crashes where it is to
     assert "crashed at step 6" in fault_of(capsys.readouterr().err)

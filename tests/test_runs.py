@@ -91,7 +91,7 @@ USES: dict[str, Callable[[record.FinishedRun], object]] = {
     "config.json": lambda run: run.identity,
     record.STREAM: lambda run: run.history(),
     "arrays.npz": lambda run: run.arrays,
-    record.FINAL.as_posix(): lambda run: run.parameters,
+    record.FINAL: lambda run: run.parameters,
     record.PROVENANCE: lambda run: run.provenance,
     record.DONE: lambda run: run.metrics,
 }
@@ -106,7 +106,7 @@ def test_an_altered_file_is_refused_when_it_is_read(toy: Toy, name: str) -> None
         path.unlink() if altered is None else path.write_bytes(altered)
         with pytest.raises(RefigureError, match=path.name.partition(".")[0]):
             USES[name](record.read(folder))
-        if altered is not None or name != record.FINAL.as_posix():  # parameters need not be there
+        if altered is not None or name != record.FINAL:  # parameters need not be there
             with pytest.raises(RefigureError):
                 record.read(folder).verify()
     path.write_bytes(content)

@@ -1,12 +1,12 @@
 """Which input of a run's key changed."""
 
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from common.errors import RefigureError
 from common.room import spec
+from common.room.digest import Manifest
 from common.room.identity import Identity
 from common.room.plan import PlannedRun, plan, plan_run
 from common.room.spec import SCALES, ScaleName
@@ -31,7 +31,8 @@ def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
     folder = Path(target) if (Path(target) / "config.json").is_file() else _home() / target
     if not (folder / "config.json").is_file():
         raise RefigureError(f"{folder}: no run here (no config.json); refigure status <paper> lists them")
-    identity, key = record.read_record(folder)
+    identity, _ = record.read_identity(folder)
+    key = identity.key
     for name in SCALES:
         if key in {run.identity.key for run in plan(identity.paper, name)}:
             yield f"{identity.group}/{folder.name}: current at scale {name}"
@@ -50,7 +51,7 @@ def _home() -> Path:
 
 def _explain(run: PlannedRun, elsewhere: Collection[Path]) -> Iterator[str]:
     """Runs of another scale, which lie `elsewhere`, are no earlier versions."""
-    identity, folder = run.identity, _home() / run.identity.path
+    identity, folder = run.identity, run.folder
     earlier = [path.parent for path in folder.parent.glob("*/config.json")]
     earlier = [path for path in earlier if path.relative_to(_home()) not in elsewhere]
     if record.is_done(folder, identity.key):
@@ -68,27 +69,22 @@ def _explain(run: PlannedRun, elsewhere: Collection[Path]) -> Iterator[str]:
 
 def _changes(folder: Path, today: PlannedRun, indent: str = "  ") -> Iterator[str]:
     """What differs between a run on disk and a planned one; below it, between the runs that the two begin from."""
-    identity, _ = record.read_record(folder)
-    recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    is_earlier_scheme = "threads" not in recorded  # which named data and code by other digests
-    manifests = ({}, {}) if is_earlier_scheme else (recorded.get("manifest", {}), today.manifest)
-    old, new = _inputs(identity, manifests[0]), _inputs(today.identity, manifests[1])
-    if is_earlier_scheme:
-        yield f"{indent}code: under an earlier scheme of keys; refigure carry {identity.paper} compares the numbers"
+    identity, manifest = record.read_identity(folder)
+    old, new = _inputs(identity, manifest), _inputs(today.identity, today.manifest)
     for name in (name for name in {**new, **old} if old.get(name) != new.get(name)):
         if not name.startswith(("data", "code")):
             yield f"{indent}{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
-        elif name not in old or name not in new:
+        elif name in old and name in new:
+            yield f"{indent}{name} changed"
+        else:
             used = "read" if name.startswith("data") else "reached"
             yield f"{indent}{name} is {'now' if name in new else 'no longer'} {used}"
-        elif not is_earlier_scheme:
-            yield f"{indent}{name} changed"
     parent = _home() / identity.paper / identity.parent
-    if today.parent and parent != _home() / today.parent.identity.path and (parent / "config.json").is_file():
+    if today.parent and parent != today.parent.folder and (parent / "config.json").is_file():
         yield from _changes(parent, today.parent, indent + "  ")
 
 
-def _inputs(identity: Identity, manifest: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _inputs(identity: Identity, manifest: Manifest) -> dict[str, Any]:
     """Everything that decides a key, each input by its name."""
     definitions = {f"code {file}: {name}": text for file, names in manifest.items() for name, text in names.items()}
     return {

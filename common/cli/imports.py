@@ -1,7 +1,5 @@
 """Runs made elsewhere, brought home: verified against identity and digest, filed under `runs/`."""
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,19 +46,8 @@ def _file(run: FinishedRun, replace: bool) -> str:
         if not replace:
             raise RefigureError(f"{name} is there with another result: --replace takes the new one")
     use = _use(run, name)
-    with atomic.holding(target):
-        part, aside = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("part", "old.part"))
-        try:
-            for file in filter(lambda file: (run.folder / file).exists(), run.files):  # parameters need not be there
-                (part / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(run.folder / file, part / file)
-            os.replace(target, aside)  # nothing is deleted before the new one is in place
-            os.replace(part, target)
-        finally:
-            if not target.exists() and aside.exists():
-                os.replace(aside, target)
-            for folder in (part, aside):
-                shutil.rmtree(folder, ignore_errors=True)
+    with record.replaced(run, target):
+        atomic.write_bytes(target / record.DONE, (run.folder / record.DONE).read_bytes())
     return f"{name}: imported{use}"
 
 

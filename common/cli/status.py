@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.room import spec
-from common.room.plan import PlannedRun, plan
+from common.room.plan import plan
 from common.room.spec import SCALES, Expected
 from common.run import record
 
@@ -21,8 +21,8 @@ def survey(paper: str) -> Iterator[list[str]]:
     for name, experiment in spec.load(paper).experiments.items():
         for scale in (scale for scale in SCALES if scale in experiment.scales):
             runs = plan(paper, scale, name)
-            missing = [run for run in runs if not record.is_done(_folder(run), run.identity.key)]
-            stale = sum(any(_folder(run).parent.glob(f"{run.identity.seeds_name}-*/{record.DONE}")) for run in missing)
+            missing = [run for run in runs if not record.is_done(run.folder, run.identity.key)]
+            stale = sum(any(run.folder.parent.glob(f"{run.identity.seeds_name}-*/{record.DONE}")) for run in missing)
             counts = map(str, (len(runs) - len(missing), len(missing), stale))
             yield [name, scale, *counts, *_cost(experiment.scales[scale].expected, len(missing))]
 
@@ -43,10 +43,6 @@ def _duration(seconds: float) -> str:
 
 def superfluous(paper: str) -> list[Path]:
     """Folders of runs that no scale of the paper's present code and settings needs."""
-    needed = {_folder(run) for scale in SCALES for run in plan(paper, scale)}
+    needed = {run.folder for scale in SCALES for run in plan(paper, scale)}
     present = {path.parent for path in (spec.root() / "runs" / paper).glob("*/*/*/config.json")}
     return sorted(present - needed)
-
-
-def _folder(run: PlannedRun) -> Path:
-    return spec.root() / "runs" / run.identity.path

@@ -71,7 +71,7 @@ def build(paper: str, scale: ScaleName) -> Path:
 
 def _finished(planned: PlannedRun) -> FinishedRun:
     """The run of a plan, with every file verified."""
-    identity, folder = planned.identity, spec.root() / "runs" / planned.identity.path
+    identity, folder = planned.identity, planned.folder
     if not (folder / record.DONE).is_file():
         raise RefigureError(
             f"run {identity} is not there or not finished: snakemake results/{identity.paper} "

@@ -28,8 +28,7 @@ def runs_of(paper: str, scale: ScaleName) -> list[PlannedRun]:
     """The runs of a scale, and those under published settings that are done, by which claims are judged, too."""
     shown = {run.identity.path: run for run in plan(paper, scale)}
     others = [run for run in plan(paper, "paper") if run.identity.path not in shown]
-    folder = spec.root() / "runs"
-    return [*shown.values(), *(run for run in others if record.is_done(folder / run.identity.path, run.identity.key))]
+    return [*shown.values(), *(run for run in others if record.is_done(run.folder, run.identity.key))]
 
 
 def inputs_of(paper: str, scale: ScaleName) -> dict[str, str]:
@@ -47,7 +46,7 @@ def inputs_of(paper: str, scale: ScaleName) -> dict[str, str]:
     inputs[f"papers/{paper}/paper.yaml"] = digest_of([scale, to_dict(room)])
     inputs[f"papers/{paper}/claims.yaml"] = digest_of(to_dict(claims.load(paper)))
     for run in runs_of(paper, scale):
-        files = [_checksum(folder / "runs" / run.identity.path / name) for name in (record.DONE, record.PROVENANCE)]
+        files = [_checksum(run.folder / name) for name in (record.DONE, record.PROVENANCE)]
         inputs[f"runs/{run.identity}"] = digest_of([run.scale, to_dict(run.deviations), files])
     return inputs
 

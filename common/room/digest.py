@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common.errors import RefigureError
 
-__all__ = ["Definition", "Reach", "Sources"]
+__all__ = ["Definition", "Manifest", "Reach", "Sources", "changed"]
 
 PACKAGES = ("papers", "common")
 LEAF = "common.data"
@@ -34,7 +34,9 @@ MARK = "\0"
 """Surrounds the number of a reference in the text of a statement."""
 
 Definition = tuple[str, str]
-"""Module and name."""
+"""Module, or its file, and name."""
+Manifest = Mapping[str, Mapping[str, str]]
+"""File to definition to 16 hex digits of its own meaning, in which a reference counts as its name."""
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -44,10 +46,19 @@ class Reach:
 
     digest: str
     """64 hex digits: what the roots mean, everything that they reach included."""
-    manifest: Mapping[str, Mapping[str, str]]
-    """File to definition to 16 hex digits of its own meaning, in which a reference counts as its name."""
+    manifest: Manifest
     statements: Mapping[Definition, Sequence[ast.stmt]]
     """The syntax trees."""
+
+
+def changed(before: Manifest, now: Manifest) -> list[Definition]:
+    """File and name of each definition of `now` that had another meaning before, or was not reached."""
+    return [
+        (file, name)
+        for file, definitions in now.items()
+        for name, digest in definitions.items()
+        if before.get(file, {}).get(name) != digest
+    ]
 
 
 class Sources:

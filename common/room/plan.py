@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from common import data
 from common.errors import RefigureError
 from common.room import spec
 from common.room.config import build, override, to_dict
-from common.room.digest import Reach, Sources
+from common.room.digest import Manifest, Reach, Sources
 from common.room.identity import Deviation, Identity
 from common.room.spec import Expected, Scale, ScaleName, find
 
@@ -36,7 +36,7 @@ class PlannedRun:
     """The resolved configuration, an instance of the experiment's config class."""
     deviations: tuple[Deviation, ...]
     """All departures from the paper, computed and declared, and those of its parent."""
-    manifest: Mapping[str, Mapping[str, str]]
+    manifest: Manifest
     """Digest of every definition that it reaches."""
     expected: Expected | None
     """What it costs."""
@@ -46,6 +46,11 @@ class PlannedRun:
     """The run that it begins from."""
 
     @property
+    def folder(self) -> Path:
+        """Its place in `runs/`."""
+        return spec.root() / "runs" / self.identity.path
+
+    @property
     def lineage(self) -> tuple["PlannedRun", ...]:
         """This run, its parent, and so on."""
         return (self, *(self.parent.lineage if self.parent else ()))
@@ -53,28 +58,19 @@ class PlannedRun:
 
 def plan(paper: str, scale: ScaleName, experiment: str | None = None) -> list[PlannedRun]:
     """All runs of a paper (or of one experiment) at a scale, in the paper's order."""
-    return list(_plan(paper, scale, experiment))
-
-
-def _plan(paper: str, scale: ScaleName, only: str | None) -> Iterator[PlannedRun]:
-    for name, experiment in spec.load(paper).experiments.items():
-        if (only is not None and name != only) or scale not in experiment.scales:
-            continue
-        size = experiment.scales[scale]
-        for variant in size.variants or experiment.variants:
-            for seeds in size.batches():
-                yield plan_run(paper, name, variant, scale, seeds)
+    return [
+        plan_run(paper, name, variant, scale, seeds)
+        for name, entry in spec.load(paper).experiments.items()
+        if experiment in (None, name) and scale in entry.scales
+        for variant in entry.scales[scale].variants or entry.variants
+        for seeds in entry.scales[scale].batches()
+    ]
 
 
 def plan_run(
-    paper: str,
-    experiment: str,
-    variant: str,
-    scale: ScaleName,
-    seeds: tuple[int, ...],
-    assignments: Sequence[str] = (),
-    threads: int | None = None,
-) -> PlannedRun:
+    paper: str, experiment: str, variant: str, scale: ScaleName, seeds: tuple[int, ...],
+    assignments: Sequence[str] = (), threads: int | None = None,
+) -> PlannedRun:  # fmt: skip
     """One run, whether or not `paper.yaml` asks for these seeds and settings.
 
     Arguments:
@@ -89,16 +85,10 @@ def plan_run(
     parent = plan_run(paper, entry.parent, chosen.parent or variant, scale, seeds) if entry.parent else None
     try:
         identity = Identity(
-            paper=paper,
-            experiment=experiment,
-            variant=variant,
-            config=to_dict(config),
-            seeds=seeds,
-            data={name: data.identity(name) for name in names},
-            code=code.digest,
-            threads=threads or entry.threads,
+            paper, experiment, variant, config=to_dict(config), seeds=seeds, code=code.digest,
+            data={name: data.identity(name) for name in names}, threads=threads or entry.threads,
             parent=parent.identity.path.relative_to(paper).as_posix() if parent else "",
-        )
+        )  # fmt: skip
     except ValueError as error:
         raise RefigureError(f"{paper}/{experiment}/{variant}: {error}") from None
     deviations = (
@@ -109,16 +99,9 @@ def plan_run(
         *(parent.deviations if parent else ()),
     )
     return PlannedRun(
-        identity=identity,
-        scale=scale,
-        module=entry.module,
-        config=config,
-        deviations=tuple(dict.fromkeys(deviations)),
-        manifest=code.manifest,
-        expected=size.expected,
-        gpus=entry.gpus,
-        parent=parent,
-    )
+        identity, scale, module=entry.module, config=config, deviations=tuple(dict.fromkeys(deviations)),
+        manifest=code.manifest, expected=size.expected, gpus=entry.gpus, parent=parent,
+    )  # fmt: skip
 
 
 def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, assignments: Sequence[str] = ()) -> Any:

@@ -10,6 +10,7 @@ without a replay of its variant; other seeds of the variant, trained by the same
 
 import ast
 import concurrent.futures
+import dataclasses
 import fnmatch
 import json
 import os
@@ -25,16 +26,19 @@ from typing import Any
 
 import numpy as np
 
-from common import atomic, data
+from common import atomic
 from common.errors import RefigureError
 from common.room import spec
 from common.room.config import to_dict
+from common.room.digest import Definition, changed
+from common.room.identity import Identity
 from common.room.plan import PlannedRun, plan
 from common.room.spec import SCALES
-from common.run import checkpoint, record
+from common.run import record
 from common.run.command import finished_parent, revision, trained
 from common.run.record import FINAL, FinishedRun, read
 from common.run.runtime import describe
+from common.train.recorder import Recorder
 
 __all__ = ["Move", "carry", "moves", "replay"]
 
@@ -51,38 +55,24 @@ class Move:
 
 def moves(paper: str, experiment: str | None = None) -> Iterator[Move]:
     """The planned runs of all scales that are not done, of which a run is there that differs by its code alone."""
-    folder = spec.root() / "runs"
     planned: dict[Path, PlannedRun] = {}
     for scale in reversed(SCALES):  # a run that two scales share is carried as the smaller one says
-        planned |= {each.identity.path: each for each in plan(paper, scale, experiment)}
-    for path, today in planned.items():
-        if record.is_done(folder / path, today.identity.key):
+        planned |= {run.folder: run for run in plan(paper, scale, experiment)}
+    for folder, today in planned.items():
+        if record.is_done(folder, today.identity.key):
             continue
-        pattern = f"{today.identity.seeds_name}-*/{record.DONE}"
-        found = sorted((folder / today.identity.group).glob(pattern), key=lambda file: file.stat().st_mtime)
-        for file in reversed(found):
+        done = folder.parent.glob(f"{today.identity.seeds_name}-*/{record.DONE}")
+        for file in sorted(done, key=lambda file: file.stat().st_mtime, reverse=True):
             run = read(file.parent)
-            if _differs_by_code_alone(run, today):
+            if _differs_by_code_alone(run.identity, today.identity):
                 yield Move(today, run)
                 break
 
 
-def _differs_by_code_alone(run: FinishedRun, today: PlannedRun) -> bool:
-    """Whether a run has today's settings, seeds, data and threads, and a parent of today's variant and settings.
-
-    Data that an earlier scheme named by its files counts as the same when the registry knows the checksums.
-    """
-    old, new = run.identity, today.identity
-    if to_dict(old.config) != to_dict(new.config) or old.seeds != new.seeds or old.threads != new.threads:
-        return False
-    if old.data.keys() != new.data.keys():
-        return False
-    for name, checksums in old.data.items():
-        if checksums != new.data[name] and not set(checksums.values()) <= data.known_checksums(name):
-            return False
-    if today.parent is None:
-        return not old.parent
-    return old.parent.split("/")[:2] == [today.parent.identity.experiment, today.parent.identity.variant]
+def _differs_by_code_alone(old: Identity, new: Identity) -> bool:
+    """Whether two runs have the same settings, seeds, data and threads, and parents of the same variant."""
+    same_parent = old.parent.split("/")[:2] == new.parent.split("/")[:2]
+    return same_parent and dataclasses.replace(old, code=new.code, parent=new.parent) == new
 
 
 def carry(paper: str, experiment: str | None = None, *, jobs: int = 1, every_seed: bool = False) -> Iterator[str]:
@@ -122,8 +112,8 @@ def _replay_apart(move: Move) -> dict[str, Any]:
     A result lies in the old run's folder until the run is filed, so that an interrupted command goes on.
     """
     identity, result = move.plan.identity, move.run.folder / SUMMARY
-    if result.exists() and json.loads(result.read_text()).get("key") == identity.key:
-        return _without(json.loads(result.read_text()), "key")
+    if result.exists() and (earlier := json.loads(result.read_text()))["to"] == identity.key:
+        return dict(earlier)
     words = [
         sys.executable, "-m", f"papers.{identity.paper}", "--experiment", identity.experiment, "--variant",
         identity.variant, "--scale", move.plan.scale, "--seeds", ",".join(map(str, identity.seeds)),
@@ -135,18 +125,14 @@ def _replay_apart(move: Move) -> dict[str, Any]:
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         last = (lines or done.stderr.splitlines() or ["it ended without a word"])[-1]
         return {"fault": last.removeprefix("error: ")}
-    return _without(json.loads(result.read_text()), "key")
-
-
-def _without(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key != name}
+    return dict(json.loads(result.read_text()))
 
 
 class _Parted(Exception):
     """Ends a replay that has seen enough."""
 
 
-class _Replay:
+class _Replay(Recorder):
     """A recorder that compares what is logged with what a run logged."""
 
     def __init__(self, run: FinishedRun, lines: int) -> None:
@@ -176,19 +162,6 @@ class _Replay:
         if self.compared == len(self.expected) and not self.whole:
             raise _Parted
 
-    def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
-        """Nothing is kept of a replay."""
-
-    def restore(self) -> None:
-        """It begins at the beginning."""
-
-    def progress(self, step: int, total: int) -> None:
-        """Nobody waits for it."""
-
-    def due(self) -> bool:
-        """No checkpoint is."""
-        return False
-
 
 def replay(today: PlannedRun, folder: Path) -> None:
     """Train a run's opening again, compare, and write what was compared to a file in the run's folder.
@@ -215,7 +188,7 @@ def replay(today: PlannedRun, folder: Path) -> None:
         raise RefigureError(f"it parts after step {recorder.step}: the run logged more")
     if whole:
         _compare_ends(run, outcome, size.clocked)
-    elif unseen := _not_executed(_changed(run, today), executed):
+    elif unseen := _not_executed(changed(run.manifest, today.manifest), executed):
         raise RefigureError(
             f"{', '.join(unseen[:3])} changed, and the {recorder.compared} lines that are replayed do not execute it: "
             f"set replay: 0 (all of a run) at scale {today.scale} of {today.identity.experiment} in "
@@ -231,22 +204,12 @@ def replay(today: PlannedRun, folder: Path) -> None:
         "seconds": round(time.monotonic() - started, 1),
         "revision": revision(),
         "machine": describe(),
-        "key": today.identity.key,
+        "to": today.identity.key,
     }
     atomic.write_json(folder / SUMMARY, result)
 
 
-def _changed(run: FinishedRun, today: PlannedRun) -> list[tuple[str, str]]:
-    """File and name of each definition that a run's code reached with another meaning, or not at all."""
-    return [
-        (file, name)
-        for file, definitions in today.manifest.items()
-        for name, digest in definitions.items()
-        if run.manifest.get(file, {}).get(name) != digest
-    ]
-
-
-def _not_executed(changed: Sequence[tuple[str, str]], executed: Collection[CodeType]) -> list[str]:
+def _not_executed(definitions: Sequence[Definition], executed: Collection[CodeType]) -> list[str]:
     """Those of some definitions that nothing entered and that no code names which was entered.
 
     A function that an opening enters and does not end, as `train` itself, counts as executed.
@@ -255,7 +218,7 @@ def _not_executed(changed: Sequence[tuple[str, str]], executed: Collection[CodeT
     named = {name for code in executed for name in code.co_names}
     return [
         f"{file}: {name}"
-        for file, name in changed
+        for file, name in definitions
         if (os.path.realpath(spec.root() / file), name) not in entered
         and (name not in named or _is_function(spec.root() / file, name))
     ]
@@ -284,7 +247,7 @@ def _compare_ends(run: FinishedRun, outcome: Any, clocked: Sequence[str]) -> Non
     for name in sorted({*outcome.arrays, *arrays}):
         if counts(name) and not _equal(outcome.arrays.get(name), arrays.get(name)):
             raise differ("array", name)
-    if FINAL.as_posix() in run.checksums and (run.folder / FINAL).exists():
+    if FINAL in run.checksums and (run.folder / FINAL).exists():
         for name, value in run.parameters.items():
             if not _equal(outcome.parameters.get(name), value):
                 raise differ("parameter", name)
@@ -298,39 +261,15 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def _file(move: Move, result: Mapping[str, Any]) -> str:
-    """File a run under today's key, in place of the old folder."""
+    """File a run under today's key, in place of the old folder and of a run that was begun under that key."""
     today, run = move.plan, move.run
-    run.verify()
-    target = spec.root() / "runs" / today.identity.path
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    key = today.identity.key
-    atomic.write_json(part / "config.json", {**today.identity.inputs, "key": key, "manifest": to_dict(today.manifest)})
-    checksums = dict(run.checksums)
-    if record.STREAM in checksums:
-        shutil.copyfile(run.folder / record.STREAM, part / record.STREAM)
-    if "arrays.npz" in checksums:
-        atomic.write_bytes(part / "arrays.npz", record.packed(run.arrays))
-        checksums["arrays.npz"] = record.sha256_of(part / "arrays.npz")
-    if FINAL.as_posix() in checksums and (run.folder / FINAL).exists():
-        checkpoint.save(part / FINAL, run.parameters)
-        checksums[FINAL.as_posix()] = record.sha256_of(part / FINAL)
-    checksums["config.json"] = record.sha256_of(part / "config.json")
-    entries = [*run.provenance.get("carried", []), {**result, "to": key}]
+    entries = [*run.provenance.get("carried", []), result]
     provenance = {
-        **run.provenance, "code": today.identity.code, "data": to_dict(today.identity.data),
-        "deviations": to_dict(today.deviations), "scale": today.scale, "carried": entries,
+        **run.provenance, "code": today.identity.code, "data": to_dict(today.identity.data), "carried": entries,
     }  # fmt: skip
-    atomic.write_json(part / record.PROVENANCE, record.with_digest(provenance))
-    final = {"key": key, "seeds": list(run.seeds), "metrics": to_dict(run.metrics), "files": checksums}
-    atomic.write_json(part / record.DONE, record.with_digest(final))
-    with atomic.holding(target):  # which someone may have begun to train
-        begun = target.with_name(f".{target.name}.begun.part")
-        shutil.rmtree(begun, ignore_errors=True)
-        os.replace(target, begun)
-        os.replace(part, target)
-        shutil.rmtree(begun)
+    with record.replaced(run, today.folder):
+        atomic.write_json(today.folder / "config.json", record.opened(today))
+        record.close(today, today.folder, run.metrics, provenance, absent=run.checksums)
     shutil.rmtree(run.folder)
     compared = "whole" if result["whole"] else f"{result['steps']} of {result['of']} steps"
     by = f", as sibling of {result['sibling']}" if "sibling" in result else ""

@@ -18,6 +18,7 @@ from common import atomic, data
 from common.errors import RefigureError, status_of
 from common.room import plan as planning
 from common.room import spec
+from common.room.digest import changed
 from common.room.plan import PlannedRun, plan_run
 from common.room.spec import find
 from common.run import record
@@ -45,7 +46,7 @@ def main(paper: str, arguments: Sequence[str] | None = None) -> int:
 
     def run_all() -> None:
         for plan in _planned(paper, options):
-            folder = options.out or spec.root() / "runs" / plan.identity.path
+            folder = options.out or plan.folder
             if options.dry_run:
                 print(folder)
             elif options.replay is not None:
@@ -55,7 +56,7 @@ def main(paper: str, arguments: Sequence[str] | None = None) -> int:
             else:
                 _check_key(plan, options.key)
                 execute(
-                    plan, Path(folder), parent=options.parent, wait=options.wait, resume=options.resume,
+                    plan, folder, parent=options.parent, wait=options.wait, resume=options.resume,
                     quiet=options.quiet, every=options.checkpoint_every,
                 )  # fmt: skip
 
@@ -63,15 +64,9 @@ def main(paper: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def execute(
-    plan: PlannedRun,
-    folder: Path,
-    *,
-    parent: Path | None = None,
-    wait: bool = False,
-    resume: bool = True,
-    quiet: bool = False,
-    every: float = record.SECONDS_BETWEEN_CHECKPOINTS,
-) -> None:
+    plan: PlannedRun, folder: Path, *, parent: Path | None = None, wait: bool = False, resume: bool = True,
+    quiet: bool = False, every: float = record.SECONDS_BETWEEN_CHECKPOINTS,
+) -> None:  # fmt: skip
     """Train `plan` in `folder`, from its last checkpoint if there is one; nothing to do if it is done.
 
     Arguments:
@@ -122,15 +117,10 @@ def trained(plan: PlannedRun, run: Recorder, parent: FinishedRun | None) -> tupl
     finally:
         data.declare(None)
     provenance: dict[str, Any] = {
-        "revision": source,
-        "device": device,
-        **runtime,
-        "code": plan.identity.code,
-        "data": plan.identity.data,
-        "machine": describe(),
-        "platform": platform.platform(),
+        "revision": source, "device": device, **runtime, "code": plan.identity.code, "data": plan.identity.data,
+        "machine": describe(), "platform": platform.platform(),
         "peak_memory": {"host": peak_memory("host"), "device": peak_memory("device")},
-    }
+    }  # fmt: skip
     if parent is not None:
         provenance["parent"] = {"run": str(parent.identity), "provenance": parent.provenance["digest"]}
     return outcome, provenance
@@ -152,7 +142,7 @@ def finished_parent(plan: PlannedRun, given: Path | None = None, *, quiet: bool 
             raise RefigureError(f"--parent {given}: experiment {plan.identity.experiment!r} begins from no other run")
         return None
     identity = plan.parent.identity
-    folder = given or spec.root() / "runs" / identity.path
+    folder = given or plan.parent.folder
     if given is None and not (folder / record.DONE).is_file():
         raise RefigureError(
             f"{plan.identity} begins from the run {identity}, which is not there or not finished; this makes it: "
@@ -163,7 +153,7 @@ def finished_parent(plan: PlannedRun, given: Path | None = None, *, quiet: bool 
     parent.verify()
     if parent.key != identity.key:
         raise RefigureError(f"{folder} holds {parent.identity}, but {plan.identity} begins from {identity}")
-    if FINAL.as_posix() in parent.checksums and not (folder / FINAL).exists():
+    if FINAL in parent.checksums and not (folder / FINAL).exists():
         _make_parameters(plan.parent, parent, quiet=quiet)
     return parent
 
@@ -177,8 +167,8 @@ def _make_parameters(plan: PlannedRun, run: FinishedRun, *, quiet: bool) -> None
         if (run.folder / FINAL).exists():
             return
         execute(plan, again, quiet=quiet)
-        checksum = record.read(again).checksums.get(FINAL.as_posix())
-        if checksum != run.checksums[FINAL.as_posix()]:
+        checksum = record.read(again).checksums.get(FINAL)
+        if checksum != run.checksums[FINAL]:
             raise RefigureError(
                 f"{run.identity}: trained again on this machine it ends in other parameters than it recorded; keep "
                 f"this machine's run instead: delete {run.folder} and build again"
@@ -214,13 +204,8 @@ def _check_code(plan: PlannedRun) -> None:
     planning.forget()
     code = planning.reach(plan.identity.paper, plan.identity.experiment)
     if code.digest != plan.identity.code:
-        changed = [
-            f"{file}: {name}"
-            for file, definitions in code.manifest.items()
-            for name, digest in definitions.items()
-            if plan.manifest.get(file, {}).get(name) != digest
-        ]
-        what = ", ".join(changed[:3]) or "a definition that it used"
+        edited = [f"{file}: {name}" for file, name in changed(plan.manifest, code.manifest)]
+        what = ", ".join(edited[:3]) or "a definition that it used"
         raise RefigureError(f"{plan.identity}: {what} changed since this was planned: start again")
 
 

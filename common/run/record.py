@@ -20,7 +20,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,28 +31,32 @@ import numpy as np
 from common import atomic
 from common.errors import RefigureError, writing
 from common.room.config import build, canonical, to_dict
-from common.room.identity import Identity, key_of
+from common.room.digest import Manifest
+from common.room.identity import Identity
 from common.run import checkpoint
+from common.train.recorder import Outcome, Recorder
 
 if TYPE_CHECKING:
     from common.room.plan import PlannedRun
     from common.run.progress import Progress
-    from common.train.recorder import Outcome
 
-__all__ = ["FinishedRun", "Run", "is_done", "packed", "read", "read_record", "sha256_of", "with_digest"]
+__all__ = [
+    "FinishedRun", "Run", "close", "is_done", "opened", "read", "read_identity", "replaced", "sha256_of", "with_digest",
+]  # fmt: skip
 
 DONE = "metrics.json"
 STREAM = "metrics.jsonl"
 PROVENANCE = "provenance.json"
-RESUME = Path("checkpoint") / "resume.safetensors"
-FINAL = Path("checkpoint") / "final.safetensors"
-FILES = ("config.json", STREAM, "arrays.npz", FINAL.as_posix())
+RESUME = "checkpoint/resume.safetensors"
+FINAL = "checkpoint/final.safetensors"
+FILES = ("config.json", STREAM, "arrays.npz", FINAL)
 """What `metrics.json` holds the checksums of."""
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+MEND = "delete the run's folder and run it again, or pull or import it again"
 
 
-class Run:
-    """A run in training: the real `common.train.recorder.Recorder`.
+class Run(Recorder):
+    """A run in training.
 
     Arguments:
         plan: What is run.
@@ -84,9 +88,7 @@ class Run:
         Raises:
             RefigureError: The folder holds another run, or another state of this one's record.
         """
-        identity = self.plan.identity
-        record = {**identity.inputs, "key": identity.key, "manifest": to_dict(self.plan.manifest)}
-        path = self.folder / "config.json"
+        identity, record, path = self.plan.identity, opened(self.plan), self.folder / "config.json"
         if path.exists():
             present = _read_json(path)
             if present.get("key") != identity.key:
@@ -102,7 +104,7 @@ class Run:
                     )
         atomic.write_json(path, record)
         if not resume:
-            for leftover in (RESUME, Path(STREAM)):
+            for leftover in (RESUME, STREAM):
                 (self.folder / leftover).unlink(missing_ok=True)
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
@@ -170,27 +172,38 @@ class Run:
                 raise RefigureError(
                     f"{self.plan.identity}: final metric {name} is not finite ({values}); the last checkpoint is kept"
                 )
-        key = self.plan.identity.key
         if outcome.arrays:
-            atomic.write_bytes(self.folder / "arrays.npz", packed(outcome.arrays))
+            atomic.write_bytes(self.folder / "arrays.npz", _packed(outcome.arrays))
         if outcome.parameters:
             checkpoint.save(self.folder / FINAL, outcome.parameters)
-        record = {
-            **provenance,
-            "seconds": round(self._seconds(), 3),
-            "sessions": self._sessions_before + 1,
-            "deviations": to_dict(self.plan.deviations),
-            "scale": self.plan.scale,
-        }
-        atomic.write_json(self.folder / PROVENANCE, with_digest(record))
-        files = {name: sha256_of(self.folder / name) for name in FILES if (self.folder / name).exists()}
-        final = {"key": key, "seeds": list(seeds), "metrics": metrics, "files": files}
-        atomic.write_json(self.folder / DONE, with_digest(final))
-        with contextlib.suppress(OSError):
-            (self.folder / RESUME).unlink(missing_ok=True)
+        times = {"seconds": round(self._seconds(), 3), "sessions": self._sessions_before + 1}
+        close(self.plan, self.folder, metrics, {**provenance, **times})
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
+
+
+def opened(plan: "PlannedRun") -> dict[str, Any]:
+    """The content of `config.json`."""
+    return {**plan.identity.inputs, "key": plan.identity.key, "manifest": to_dict(plan.manifest)}
+
+
+def close(
+    plan: "PlannedRun", folder: Path, metrics: Mapping[str, Sequence[float]], provenance: Mapping[str, Any],
+    absent: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Write what makes a run done.
+
+    Arguments:
+        absent: Checksums of files that belong to the run and need not be there.
+    """
+    record = {**provenance, "deviations": to_dict(plan.deviations), "scale": plan.scale}
+    atomic.write_json(folder / PROVENANCE, with_digest(record))
+    files = {name: sha256_of(folder / name) for name in FILES if (folder / name).exists()}
+    final = {"key": plan.identity.key, "seeds": list(plan.identity.seeds), "metrics": to_dict(metrics)}
+    atomic.write_json(folder / DONE, with_digest({**final, "files": {**(absent or {}), **files}}))
+    with contextlib.suppress(OSError):
+        (folder / RESUME).unlink(missing_ok=True)
 
 
 class _Stream:
@@ -243,16 +256,19 @@ class FinishedRun:
     """Where it lies."""
     identity: Identity
     """What names it."""
-    key: str
-    """The key that it was filed under; that of `identity` unless an earlier scheme of keys made it."""
     metrics: Mapping[str, Sequence[float]]
     """Name to one number per seed."""
     provenance: Mapping[str, Any]
     """Where it comes from."""
-    manifest: Mapping[str, Mapping[str, str]]
+    manifest: Manifest
     """Digest of every definition in its code."""
     checksums: Mapping[str, str]
     """File, relative to the folder, to SHA-256."""
+
+    @property
+    def key(self) -> str:
+        """The key that it lies under."""
+        return self.identity.key
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -272,14 +288,14 @@ class FinishedRun:
             with np.load(io.BytesIO(content), allow_pickle=False) as packed:
                 return {name: packed[name] for name in packed.files}
         except (ValueError, LookupError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-            raise RefigureError(f"{self.folder / 'arrays.npz'} cannot be read ({error}): {_AGAIN}") from None
+            raise RefigureError(f"{self.folder / 'arrays.npz'} cannot be read ({error}): {MEND}") from None
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
         """The trained parameters that `train` handed back: a flat mapping of names to arrays."""
-        if FINAL.as_posix() not in self.checksums:
+        if FINAL not in self.checksums:
             raise RefigureError(f"{self.identity} left no parameters: its train must put them into its Outcome")
-        self._content(FINAL.as_posix())
+        self._content(FINAL)
         return checkpoint.load(self.folder / FINAL)[0]
 
     def history(self) -> list[dict[str, Any]]:
@@ -293,7 +309,7 @@ class FinishedRun:
             RefigureError: A file is missing or damaged.
         """
         for name in self.checksums:
-            if name != FINAL.as_posix() or (self.folder / name).exists():
+            if name != FINAL or (self.folder / name).exists():
                 self._content(name)
 
     def _content(self, name: str) -> bytes:
@@ -301,15 +317,31 @@ class FinishedRun:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise RefigureError(f"{path} is missing: {_AGAIN}") from None
+            raise RefigureError(f"{path} is missing: {MEND}") from None
         except OSError as error:
-            raise RefigureError(f"{path} cannot be read ({error.strerror}): {_AGAIN}") from None
+            raise RefigureError(f"{path} cannot be read ({error.strerror}): {MEND}") from None
         if hashlib.sha256(content).hexdigest() != self.checksums.get(name):
-            raise RefigureError(f"{path} is damaged (its checksum differs): {_AGAIN}")
+            raise RefigureError(f"{path} is damaged (its checksum differs): {MEND}")
         return content
 
 
-_AGAIN = "delete the run's folder and run it again, or pull or import it again"
+@contextlib.contextmanager
+def replaced(run: "FinishedRun", target: Path) -> Iterator[None]:
+    """Copy a finished run's files, verified, to a folder; the block, or a copy of `metrics.json`, makes it done.
+
+    What lies there is no finished run from the first copy on, so whatever interrupts it leaves one that can be made,
+    imported or carried again.
+
+    Raises:
+        RefigureError: A file is damaged, cannot be written, or another process holds the folder.
+    """
+    run.verify()
+    with atomic.holding(target):
+        for leftover in (DONE, RESUME, *FILES):
+            (target / leftover).unlink(missing_ok=True)
+        for name in (name for name in run.files if name != DONE and (run.folder / name).exists()):
+            atomic.write_bytes(target / name, (run.folder / name).read_bytes())
+        yield
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -329,52 +361,52 @@ def read(folder: Path) -> FinishedRun:
     """
     if not (folder / DONE).is_file():
         raise RefigureError(f"{folder}: not a finished run (no {DONE}); run it again, it goes on where it stopped")
-    final, record, provenance = (_read_json(folder / name) for name in (DONE, "config.json", PROVENANCE))
-    for name, content in ((DONE, final), (PROVENANCE, provenance)):
-        if not _is_whole(content):
-            raise RefigureError(f"{folder / name} was changed after the run ended (digest differs): {_AGAIN}")
-    identity, key = read_record(folder)
-    if key != final.get("key"):
-        raise RefigureError(f"{folder}: its configuration has key {key}, it says {final.get('key')}: {_AGAIN}")
-    if not isinstance(record.get("manifest"), dict):
-        raise RefigureError(f"{folder / 'config.json'} has no manifest: {_AGAIN}")
+    final, provenance = (_whole(folder / name) for name in (DONE, PROVENANCE))
+    identity, manifest = read_identity(folder)
+    if identity.key != final.get("key"):
+        raise RefigureError(f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {MEND}")
     metrics = build(dict[str, list[float]], final.get("metrics"), f"{folder / DONE}: metrics")
     for name, values in metrics.items():
         if len(values) != len(identity.seeds):
             raise RefigureError(
-                f"{folder / DONE}: metric {name} has {len(values)} values, not {len(identity.seeds)}: {_AGAIN}"
+                f"{folder / DONE}: metric {name} has {len(values)} values, not {len(identity.seeds)}: {MEND}"
             )
     checksums = build(dict[str, str], final.get("files"), f"{folder / DONE}: files")
     for name in checksums:
         if name not in FILES:
-            raise RefigureError(f"{folder / DONE} names {name!r}, which no run writes: {_AGAIN}")
-    run = FinishedRun(folder, identity, key, metrics, provenance, record["manifest"], checksums)
+            raise RefigureError(f"{folder / DONE} names {name!r}, which no run writes: {MEND}")
+    run = FinishedRun(folder, identity, metrics, provenance, manifest, checksums)
     run._content("config.json")
     return run
 
 
-def read_record(folder: Path) -> tuple[Identity, str]:
-    """What `config.json` of a run says: its identity and its key.
-
-    Of a run of an earlier scheme the identity is what its record knew; the key is compared with all of the record.
+def read_identity(folder: Path) -> tuple[Identity, Manifest]:
+    """What `config.json` of a run says: what names it, and the digest of each definition in its code.
 
     Raises:
         RefigureError: It is missing, damaged, or its key does not fit the rest.
     """
-    record = _read_json(folder / "config.json")
-    inputs = {name: value for name, value in record.items() if name not in ("key", "manifest")}
-    names = {"needs": "parent"}
-    fields = {names.get(name, name): value for name, value in inputs.items()}
-    identity: Identity = build(Identity, fields, str(folder / "config.json"))
-    if key_of(inputs) != record.get("key"):
-        raise RefigureError(f"{folder}: its configuration has key {key_of(inputs)}, not {record.get('key')}: {_AGAIN}")
-    return identity, str(record["key"])
+    record, where = _read_json(folder / "config.json"), str(folder / "config.json")
+    key = record.pop("key", None)
+    manifest = build(dict[str, dict[str, str]], record.pop("manifest", None), f"{where}: manifest")
+    identity: Identity = build(Identity, record, where)
+    if identity.key != key:
+        raise RefigureError(f"{folder}: its configuration has key {identity.key}, not {key}: {MEND}")
+    return identity, manifest
 
 
 def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
     """A record with the digest of everything else in it."""
     bare = {name: value for name, value in content.items() if name != "digest"}
     return {**bare, "digest": hashlib.sha256(canonical(bare).encode()).hexdigest()}
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """A record, compared with its digest."""
+    content = _read_json(path)
+    if not _is_whole(content):
+        raise RefigureError(f"{path} was changed after the run ended (digest differs): {MEND}")
+    return content
 
 
 def _is_whole(content: Mapping[str, Any]) -> bool:
@@ -385,7 +417,7 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
         return False
 
 
-def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays as an .npz file, the smallest that NumPy reads; the same arrays give the same bytes."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
@@ -405,9 +437,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RefigureError(f"{path} is missing: {_AGAIN}") from None
+        raise RefigureError(f"{path} is missing: {MEND}") from None
     except (OSError, ValueError) as error:
-        raise RefigureError(f"{path} cannot be read ({error}): {_AGAIN}") from None
+        raise RefigureError(f"{path} cannot be read ({error}): {MEND}") from None
     if not isinstance(value, dict):
-        raise RefigureError(f"{path} is not what a run writes: {_AGAIN}")
+        raise RefigureError(f"{path} is not what a run writes: {MEND}")
     return value

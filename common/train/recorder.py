@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 __all__ = ["Outcome", "Recorder"]
 
 
-class Recorder(Protocol):
-    """The side of a run that a training loop sees. `common.run.record.Run` is the real one."""
+class Recorder:
+    """The side of a run that a training loop sees; this one keeps nothing, `common.run.record.Run` all."""
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
         """Append one line to the run's metrics stream.
@@ -25,12 +24,14 @@ class Recorder(Protocol):
 
     def restore(self) -> tuple[int, dict[str, np.ndarray]] | None:
         """The last good checkpoint as (finished steps, state), or None for a fresh start."""
+        return None
 
     def progress(self, step: int, total: int) -> None:
         """Show how far the run is; cheap enough to call after every chunk."""
 
     def due(self) -> bool:
         """Whether enough time has passed since the last checkpoint to write another."""
+        return False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import RefigureError, suggest
-from common.room import claims, spec
+from common.room import claims
 from common.room.claims import Claim, Measure
 from common.room.plan import PlannedRun, plan
 from common.room.spec import SCALES, ScaleName
@@ -15,71 +15,66 @@ from common.verdict.judge import Evidence, Judged, judge, not_run
 __all__ = ["evaluate"]
 
 
-def evaluate(paper: str, folder: Path | None = None, only: Collection[Path] | None = None) -> list[Judged]:
+def evaluate(paper: str, only: Collection[Path] | None = None) -> list[Judged]:
     """Every claim of a paper, judged.
 
     Arguments:
-        folder: Where runs lie; the repository's `runs/` when left out.
-        only: The runs that may be read, relative to it; all when left out.
+        only: The runs that may be read, relative to `runs/`; all when left out.
     """
-    shelf = _Shelf(paper, folder or spec.root() / "runs", only)
-    return [_evaluate(paper, claim, shelf) for claim in claims.load(paper)]
+    runs = _Runs(paper, only)
+    return [_evaluate(paper, claim, runs) for claim in claims.load(paper)]
 
 
-def _evaluate(paper: str, claim: Claim, shelf: "_Shelf") -> Judged:
+def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
     scales: list[ScaleName] = [claim.scale, *(scale for scale in reversed(SCALES) if scale != claim.scale)]
     for scale in scales:
-        ours, *others = (shelf.evidence(claim, measure, scale) for measure in claim.measures)
+        ours, *others = (runs.evidence(claim, measure, scale) for measure in claim.measures)
         if ours is not None and None not in others:
             return judge(paper, claim, ours, others[0] if others else None, scale)
-    return not_run(paper, claim, _price(claim, shelf))
+    return not_run(paper, claim, _cost(claim, runs))
 
 
-def _price(claim: Claim, shelf: "_Shelf") -> str:
-    """What running the missing runs of a claim would take."""
-    lacking = [
-        run for measure in claim.measures for run in shelf.planned(measure, claim.scale) if shelf.run(run) is None
-    ]
-    missing = {each.identity.path: each for run in lacking for each in run.lineage if shelf.run(each) is None}
+def _cost(claim: Claim, runs: "_Runs") -> str:
+    """What training the missing runs of a claim would take."""
+    planned = [run for measure in claim.measures for run in runs.planned(measure, claim.scale)]
+    lines = [run.lineage for run in planned if runs.finished(run) is None]
+    missing = {run.folder: run for line in lines for run in line if runs.finished(run) is None}
     known = [run.expected for run in missing.values() if run.expected]
     hours = sum(expected.seconds for expected in known) / 3600
     cost = f"about {hours:.2g} h on {known[0].machine}" if known else "at a cost not measured yet"
     return f"needs {len(missing)} run(s) at scale {claim.scale}, {cost}"
 
 
-class _Shelf:
+class _Runs:
     """The planned runs of a paper, each scale planned once, and those of them that are done, each read once."""
 
-    def __init__(self, paper: str, folder: Path, only: Collection[Path] | None) -> None:
+    def __init__(self, paper: str, only: Collection[Path] | None) -> None:
         self._paper = paper
-        self._folder = folder
         self._only = only
-        self._planned: dict[ScaleName, dict[tuple[str, str], list[PlannedRun]]] = {}
-        self._runs: dict[Path, FinishedRun | None] = {}
+        self._planned: dict[ScaleName, list[PlannedRun]] = {}
+        self._finished: dict[Path, FinishedRun | None] = {}
 
     def planned(self, measure: Measure, scale: ScaleName) -> list[PlannedRun]:
         """The runs of a measure at a scale."""
         if scale not in self._planned:
-            self._planned[scale] = {}
-            for run in plan(self._paper, scale):
-                variant = (run.identity.experiment, run.identity.variant)
-                self._planned[scale].setdefault(variant, []).append(run)
-        return self._planned[scale].get((measure.experiment, measure.variant), [])
+            self._planned[scale] = plan(self._paper, scale)
+        variant = (measure.experiment, measure.variant)
+        return [run for run in self._planned[scale] if (run.identity.experiment, run.identity.variant) == variant]
 
-    def run(self, planned: PlannedRun) -> FinishedRun | None:
+    def finished(self, planned: PlannedRun) -> FinishedRun | None:
         """A planned run, if it is done and may be read."""
         path = planned.identity.path
         if self._only is not None and path not in self._only:
             return None
-        if path not in self._runs:
-            is_there = (self._folder / path / record.DONE).is_file()
-            self._runs[path] = record.read(self._folder / path) if is_there else None
-        return self._runs[path]
+        if path not in self._finished:
+            is_there = (planned.folder / record.DONE).is_file()
+            self._finished[path] = record.read(planned.folder) if is_there else None
+        return self._finished[path]
 
     def evidence(self, claim: Claim, measure: Measure, scale: ScaleName) -> Evidence | None:
         """The measure over all seeds of a scale; None while one of its runs is missing."""
         planned = self.planned(measure, scale)
-        done = [run for each in planned if (run := self.run(each)) is not None]
+        done = [run for each in planned if (run := self.finished(each)) is not None]
         if not planned or len(done) < len(planned):
             return None
         values: dict[int, float] = {}
