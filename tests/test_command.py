@@ -101,6 +101,14 @@ def test_a_dry_run_prints_folders_and_makes_none(toy: Toy, capsys: pytest.Captur
     assert not (toy.root / "runs").exists()
 
 
+def test_a_variant_alone_names_it_in_every_experiment_that_has_it(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy.main("--dry-run", "--variant", "momentum") == 0
+    (folder,) = map(Path, capsys.readouterr().out.split())
+    assert folder.parent.parts[-2:] == ("main", "momentum")
+    assert toy.main("--dry-run", "--variant", "momentun") == 1
+    assert "no variant 'momentun' in toy_paper; did you mean 'momentum'?" in fault_of(capsys.readouterr().err)
+
+
 def test_what_is_done_is_not_done_again(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     run = toy.finished()
     before = {path: path.stat().st_mtime_ns for path in run.folder.glob("[!.]*")}
@@ -136,7 +144,7 @@ def test_without_a_name_experiments_that_lack_the_scale_are_passed_over(
 def test_data_that_is_read_is_declared(
     toy: Toy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "read_split", lambda folder, entry, split: {})
+    monkeypatch.setattr(store, "read_split", lambda *_: {})
     toy.edit("papers/toy_paper/main.py", "import time\n", "import time\n\nfrom common import data\n")
     toy.edit("papers/toy_paper/main.py", '    """One walker per seed."""\n', '    data.load("mnist")\n')
     assert toy.one() == 1

@@ -42,6 +42,14 @@ def outcome(**metrics: Any) -> Outcome:
     return Outcome(metrics or {"x": [1.0, 2.0]}, arrays={"x": np.arange(3.0)}, parameters={"w": np.ones(2)})
 
 
+def test_what_was_logged_without_a_checkpoint_is_not_logged_twice(toy: Toy) -> None:
+    begun(toy).log(1, {"x": [0.5, 0.25]})
+    run = begun(toy)  # after the first was killed
+    run.log(1, {"x": [0.5, 0.25]})
+    run.finish(outcome(), {"started": "2020"})
+    assert len(toy.verified(run.plan).history()) == 1
+
+
 def test_a_run_is_done_with_its_last_file(toy: Toy) -> None:
     run = begun(toy)
     key = run.plan.identity.key

@@ -94,6 +94,20 @@ def test_the_environment_says_which_device(
     assert present == expected
 
 
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize(("name", "expected"), [("", "4,7"), ("cuda", "4,7"), ("cuda:1", "7"), ("cpu", "")])
+def test_a_device_is_one_of_the_visible_ones(monkeypatch: pytest.MonkeyPatch, name: str, expected: str) -> None:
+    monkeypatch.setattr(runtime, "VISIBLE", "4,7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setenv("REFIGURE_DEVICE", name)
+    for _ in range(2):  # each run of a process chooses again
+        runtime.choose_device()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    monkeypatch.setenv("REFIGURE_DEVICE", "cuda:2")
+    with pytest.raises(RefigureError, match="asks for GPU 2, which CUDA_VISIBLE_DEVICES=4,7 hides"):
+        runtime.choose_device()
+
+
 @pytest.mark.parametrize("name", ["cude", "tpu", "cuda:", "cuda:x", "cpu:1"])
 def test_unknown_devices_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("REFIGURE_DEVICE", name)

@@ -140,6 +140,9 @@ def test_a_broken_room_stops_nobody_else(room: Repository):
         assert "error: papers/another/paper.yaml" in done.stdout
         assert "Traceback" not in done.stdout
         assert room.fails("results/another", *SMOKE).startswith("error: papers/another/paper.yaml")
+    assert "papers/another" in room.run("snakemake", "all", f"results/{ROOM}", *SMOKE, check=False).stdout, (
+        "it is in all"
+    )
 
 
 def test_what_changes_while_dvc_builds_is_refused(room: Repository):
@@ -187,6 +190,10 @@ def test_each_scale_draws_its_own_runs(room: Repository):
         ([f"./results/{ROOM}"], f"type it as results/{ROOM}"),
         ([f"results/{ROOM}", "--config", "scale=smok"], "--config scale: no scale 'smok'; did you mean 'smoke'?"),
         ([f"results/{ROOM}", "--config", "scal=smoke"], "--config scal: unknown key; did you mean 'scale'?"),
+        (
+            [f"runs/{ROOM}/fit/plain/seed0-000000000000/metrics.json"],
+            f"runs/{ROOM}/fit/plain/seed0-000000000000 is no run",
+        ),
         (["--config", "papers=tinyrom"], "--config papers: no paper 'tinyrom'; did you mean 'tinyroom'?"),
     ],
 )

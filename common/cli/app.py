@@ -41,7 +41,7 @@ def _data_sets(incomplete: str) -> list[str]:
 
 Paper = Annotated[str, typer.Argument(help="Name of a paper.", autocompletion=_papers)]
 Papers = Annotated[list[str] | None, typer.Argument(help="Papers; all when left out.", autocompletion=_papers)]
-Scale = Annotated[str, typer.Option(help="smoke, cpu or paper.", autocompletion=lambda: list(spec.SCALES))]
+Scale = Annotated[str, typer.Option(help=f"{', '.join(spec.SCALES)}.", autocompletion=lambda: list(spec.SCALES))]
 Names = Annotated[list[str], typer.Argument(help="Data sets.", autocompletion=_data_sets)]
 
 

@@ -12,7 +12,7 @@ def main() -> int:
     """Parse, draw, and turn a fault into one line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m common.report", description=__doc__)
     parser.add_argument("paper")
-    parser.add_argument("--scale", default="cpu", help="smoke, cpu (default) or paper")
+    parser.add_argument("--scale", default="cpu", help=f"{', '.join(spec.SCALES)} (default: cpu)")
     options = parser.parse_args()
     return status_of(lambda: print(f"drawn: {build(options.paper, spec.scale_name(options.scale)) / 'index.html'}"))
 

@@ -40,7 +40,7 @@ def inputs_of(paper: str, scale: ScaleName) -> dict[str, str]:
     room, folder = spec.load(paper), spec.root()
     functions = [figure.draw.partition(":")[::2] for figure in room.figures.values()]
     code = code_of(*dict.fromkeys(functions), ("common.report.build", "build"))
-    inputs = {file: digest_of(definitions) for file, definitions in code.manifest.items()}
+    inputs = {file: digest_of(definitions) for file, definitions in code.manifest.items()} | {"code": code.digest}
     for template in (folder / "common" / "report" / "templates").glob("*.j2"):
         inputs[template.relative_to(folder).as_posix()] = record.sha256_of(template)
     inputs[f"papers/{paper}/paper.yaml"] = digest_of([scale, to_dict(room)])

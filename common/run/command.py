@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
@@ -231,7 +231,7 @@ def _parser(paper: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--experiment", help="which experiment")
     parser.add_argument("--variant", help="which variant")
-    parser.add_argument("--scale", default="cpu", help="smoke, cpu (default) or paper")
+    parser.add_argument("--scale", default="cpu", help=f"{', '.join(spec.SCALES)} (default: cpu)")
     parser.add_argument("--seed", type=int, action="append", help="a seed, trained on its own; may be repeated")
     parser.add_argument("--seeds", help="seeds trained as one batch, such as 0-4 or 0,2,5")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
@@ -242,7 +242,10 @@ def _parser(paper: str) -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (the default)")
     parser.add_argument("--wait", action="store_true", help="wait for another process that trains the same run")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as declared; other threads, other key)")
-    parser.add_argument("--checkpoint-every", type=float, default=record.SECONDS_BETWEEN_CHECKPOINTS, metavar="SECONDS")
+    seconds = record.SECONDS_BETWEEN_CHECKPOINTS
+    parser.add_argument(
+        "--checkpoint-every", type=float, default=seconds, metavar="SECONDS", help="between checkpoints (%(default)s)"
+    )
     parser.add_argument("--replay", type=Path, metavar="DIR", help="compare the opening with the run in DIR")
     parser.add_argument("--quiet", action="store_true", help="plain lines instead of a bar")
     parser.add_argument("--dry-run", action="store_true", help="print the folders of the runs and stop")
@@ -254,24 +257,26 @@ def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
     size = spec.scale_name(options.scale)
     if options.threads is not None and options.threads < 1:
         raise RefigureError(f"--threads {options.threads}: at least 1 is needed")
-    experiments: Mapping[str, spec.Experiment] = spec.load(paper).experiments
-    if options.experiment is not None:
-        experiments = {options.experiment: find(experiments, options.experiment, "experiment", paper)}
-    elif not any(size in experiment.scales for experiment in experiments.values()):
-        raise RefigureError(f"no experiment of {paper} has scale {size}")
     if options.seed and options.seeds:
         raise RefigureError("--seed and --seeds were both given: --seed trains one by one, --seeds as one batch")
-    planned = []
+    known, planned = spec.load(paper).experiments, []
+    if options.experiment is not None:
+        scales = find(known, options.experiment, "experiment", paper).scales
+        find(scales, size, "scale", f"{paper}/{options.experiment}")
+    experiments = {name: known[name] for name in [options.experiment] if name} or known
+    experiments = {name: experiment for name, experiment in experiments.items() if size in experiment.scales}
+    if not experiments:
+        raise RefigureError(f"no experiment of {paper} has scale {size}")
+    if options.variant is not None:
+        owner = "/".join(filter(None, [paper, options.experiment]))
+        find({name: None for each in experiments.values() for name in each.variants}, options.variant, "variant", owner)
     for name, experiment in experiments.items():
-        if options.experiment is None and size not in experiment.scales:
-            continue
-        scale = find(experiment.scales, size, "scale", f"{paper}/{name}")
-        if options.variant is not None:
-            find(experiment.variants, options.variant, "variant", f"{paper}/{name}")
+        scale = experiment.scales[size]
         batches = [(seed,) for seed in options.seed] if options.seed else scale.batches()
         if options.seeds:
             batches = [_seed_range(options.seeds)]
-        for variant in [options.variant] if options.variant else scale.variants or experiment.variants:
+        asked = [options.variant] if options.variant else scale.variants or experiment.variants
+        for variant in (variant for variant in asked if variant in experiment.variants):
             planned += [plan_run(paper, name, variant, size, batch, options.set, options.threads) for batch in batches]
     for name in ("out", "parent", "replay"):
         if getattr(options, name) is not None and len(planned) != 1:

@@ -104,8 +104,9 @@ class Run(Recorder):
                     )
         atomic.write_json(path, record)
         if not resume:
-            for leftover in (RESUME, STREAM):
-                (self.folder / leftover).unlink(missing_ok=True)
+            (self.folder / RESUME).unlink(missing_ok=True)
+        if not (self.folder / RESUME).exists():
+            self._stream.cut("")
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
         """Append one line to the metrics stream."""
@@ -140,7 +141,6 @@ class Run(Recorder):
             RefigureError: The checkpoint is damaged or belongs to another configuration, or the stream up to it is.
         """
         if not (self.folder / RESUME).exists():
-            self._stream.cut("")
             return None
         arrays, meta = checkpoint.load(self.folder / RESUME, expect={"key": self.plan.identity.key})
         if not self._has_saved:  # a loop after another reads what this session wrote, whose time is counted already
@@ -176,6 +176,7 @@ class Run(Recorder):
             atomic.write_bytes(self.folder / "arrays.npz", _packed(outcome.arrays))
         if outcome.parameters:
             checkpoint.save(self.folder / FINAL, outcome.parameters)
+        self._stream.synced()
         times = {"seconds": round(self._seconds(), 3), "sessions": self._sessions_before + 1}
         close(self.plan, self.folder, metrics, {**provenance, **times})
 

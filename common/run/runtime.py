@@ -37,6 +37,9 @@ RUNTIME: dict[str, Any] = {
 """Environment variables that hold the number of CPU threads; those that make CUDA libraries repeat themselves; and by
 declared precision how float32 matrix products and convolutions are computed (storage stays float32)."""
 
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+"""The GPUs that this process may see, before one of them is chosen."""
+
 
 def settle(threads: int, precision: str = "fp32") -> dict[str, Any]:
     """Compute with so many CPU threads, repeatably, at a precision; returns what was set, for provenance.
@@ -87,7 +90,10 @@ def choose_device() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif kind == "cuda":
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(index))
+        visible = VISIBLE.split(",") if VISIBLE else [str(number) for number in range(index + 1)]
+        if index >= len(visible):
+            raise RefigureError(f"REFIGURE_DEVICE asks for GPU {index}, which CUDA_VISIBLE_DEVICES={VISIBLE} hides")
+        os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE if VISIBLE and not index else visible[index]
 
 
 def device_name() -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "checked",
     "drawing_command",
     "hold_build",
+    "job_of",
     "marker",
     "options_of",
     "rooms",
@@ -104,7 +105,7 @@ def checked(config: Mapping[str, Any], words: Sequence[str]) -> tuple[list[str],
         if paper not in spec.papers():
             raise RefigureError(f"--config papers: no paper {paper!r}; {suggest(paper, spec.papers())}")
     named = {match[1] for word in words if (match := re.match(r"(?:\./)?(?:results|runs)/(\w+)", word))}
-    asked = [str(paper) for paper in wanted if paper in named]
+    asked = [str(paper) for paper in wanted if paper in named and "all" not in words]
     return asked or [str(paper) for paper in wanted], scale
 
 
@@ -149,6 +150,15 @@ def options_of(job: Job) -> str:
     """The options of `python -m papers.<paper>` that train a job's run."""
     options = {"experiment": job.experiment, "variant": job.variant, "scale": job.scale, "seeds": job.seeds}
     return " ".join(f"--{name} {shlex.quote(value)}" for name, value in options.items())
+
+
+@in_one_line
+def job_of(planned: Sequence[Room], path: str) -> Job:
+    """The job that makes a run's folder."""
+    for job in (job for room in planned for job in room.jobs):
+        if job.path == path:
+            return job
+    raise RefigureError(f"{path} is no run that this scale needs now: refigure explain {path.split('/')[1]} lists them")
 
 
 @in_one_line

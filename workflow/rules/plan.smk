@@ -2,12 +2,11 @@
 import shlex
 
 from planning import (
-    checked, drawing_command, hold_build, marker, options_of, rooms, unknown_target, unknown_targets,
+    checked, drawing_command, hold_build, job_of, marker, options_of, rooms, unknown_target, unknown_targets,
 )
 
 PAPERS, SCALE = checked(config, sys.argv[1:])
 ROOMS = rooms(PAPERS, SCALE)
-JOBS = {job.path: job for room in ROOMS for job in room.jobs}
 PYTHON = shlex.quote(sys.executable)
 
 wildcard_constraints:

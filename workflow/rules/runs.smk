@@ -1,5 +1,5 @@
 def _job(wildcards):
-    return JOBS["runs/{paper}/{experiment}/{variant}/{seeds}-{key}".format(**wildcards)]
+    return job_of(ROOMS, "runs/{paper}/{experiment}/{variant}/{seeds}-{key}".format(**wildcards))
 
 
 def _parent(wildcards):
