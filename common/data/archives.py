@@ -14,8 +14,7 @@ from common.errors import RefigureError
 __all__ = ["members"]
 
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
-Entry = tuple[str, int, bool, Callable[[], bytes]]
-"""A member: its name, its declared size, whether it is a plain file, and what reads it."""
+Member = tuple[str, int, Callable[[], bytes] | None]  # name, declared size, and what reads it if it is a plain file
 
 
 def members(archive: Path, only: Callable[[str], bool], limit: int = 2 << 30) -> Iterator[tuple[str, bytes]]:
@@ -28,38 +27,35 @@ def members(archive: Path, only: Callable[[str], bool], limit: int = 2 << 30) ->
             encrypted, the chosen ones unpack to more than `limit` bytes, or the archive is damaged.
     """
     try:
-        for name, size, plain, read in _zip_entries(archive) if zipfile.is_zipfile(archive) else _tar_entries(archive):
+        for name, size, read in _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive):
             if not only(name.removeprefix("./")):
                 continue
             path = PurePosixPath(name.replace("\\", "/"))
             limit -= size
-            why = "" if plain else "is a link or a device"
             if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in name.partition("/")[0]:
-                why = "leads outside its folder"
-            elif limit < 0:
-                why = "makes the archive unpack to more than is allowed"
-            if why:
-                raise RefigureError(f"{archive}: member {name!r} {why}; it was not unpacked")
+                raise RefigureError(f"{archive}: member {name!r} leads outside its folder; it was not unpacked")
+            if read is None:
+                raise RefigureError(f"{archive}: member {name!r} is a link or a device; it was not unpacked")
+            if limit < 0:
+                raise RefigureError(f"{archive} unpacks to more than is allowed; it stopped at member {name!r}")
             yield str(path), read()
     except BROKEN as error:
         raise RefigureError(f"{archive} cannot be unpacked: {error}") from error
 
 
-def _zip_entries(archive: Path) -> Iterator[Entry]:
+def _zip_members(archive: Path) -> Iterator[Member]:
     """The members of a zip archive; zipfile reads no more than the declared size, and refuses encrypted ones."""
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
-            if not info.is_dir():
-                plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
-                yield info.filename, info.file_size, plain, partial(opened.read, info)
+            is_plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+            yield info.filename, info.file_size, partial(opened.read, info) if is_plain else None
 
 
-def _tar_entries(archive: Path) -> Iterator[Entry]:
+def _tar_members(archive: Path) -> Iterator[Member]:
     """The members of a tar archive, compressed or not."""
     with tarfile.open(archive) as opened:
         for member in opened:
-            if not member.isdir():
-                stream = opened.extractfile(member) if member.isfile() else None
-                yield member.name, member.size, member.isfile(), stream.read if stream else bytes
+            stream = opened.extractfile(member) if member.isfile() else None
+            yield member.name, member.size, stream.read if stream else None
         while opened.fileobj is not None and opened.fileobj.read(1 << 20):
             pass  # the compressed stream checks itself at its very end, beyond the last member

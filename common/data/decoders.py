@@ -6,19 +6,20 @@ import itertools
 import wave
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.data.archives import members
 from common.data.registry import Source
-from common.data.store import Piece
 from common.errors import RefigureError
 
-__all__ = ["DECODERS", "decode"]
+__all__ = ["DECODERS", "Piece", "decode"]
 
 Files = dict[str, Path]
+Piece = tuple[str, np.ndarray | Sequence[str]]
+"""`split/array` and an array, or `split/kind` and a list of names."""
 SIDE = 105  # pixels of an Omniglot drawing
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -40,11 +41,6 @@ def picture(content: bytes, mode: str) -> np.ndarray:
         raise RefigureError("decoding pictures needs the package pillow: pip install 'refigure[workflow]'") from None
     with Image.open(io.BytesIO(content)) as opened:
         return np.asarray(opened.convert(mode))
-
-
-def ink(content: bytes) -> np.ndarray:
-    """An Omniglot drawing, black on white, as uint8 with 1 = ink."""
-    return (~picture(content, "1")).astype(np.uint8)
 
 
 def npz(path: Path) -> dict[str, np.ndarray]:
@@ -80,47 +76,33 @@ def omniglot_bits(paths: Files) -> Iterator[Piece]:
 
 
 def omniglot_zip(paths: Files) -> Iterator[Piece]:
-    """Official: `images_<split>/<alphabet>/character<nn>/<file id>_<drawing>.png`."""
+    """Official: `images_<split>/<alphabet>/character<nn>/<file id>_<drawing>.png`, black on white."""
     for split in ("background", "evaluation"):
-        drawings: dict[tuple[str, int, int], tuple[int, np.ndarray]] = {}
+        drawings: dict[tuple[str, int, int, int], np.ndarray] = {}
         archive = paths[f"images_{split}.zip"]
         for path, content in members(archive, lambda path: path.endswith(".png") and "__MACOSX" not in path):
             _, alphabet, character, file = path.split("/")
             file_id, number = file.removesuffix(".png").split("_")
-            key = (alphabet, int(character.removeprefix("character")), int(number))
-            drawings[key] = (int(file_id), ink(content))
+            ink = ~picture(content, "1")
+            drawings[alphabet, int(character.removeprefix("character")), int(file_id), int(number)] = ink
         keys = sorted(drawings)
-        alphabets = sorted({alphabet for alphabet, _, _ in keys})
-        yield f"{split}/images", np.array([drawings[key][1] for key in keys]).reshape(-1, 20, SIDE, SIDE)
-        yield f"{split}/alphabet", np.array([alphabets.index(alphabet) for alphabet, _, _ in keys[::20]], np.uint8)
-        yield f"{split}/character", np.array([character for _, character, _ in keys[::20]], np.uint8)
-        yield f"{split}/file_id", np.array([drawings[key][0] for key in keys[::20]], np.uint16)
-        yield f"{split}/alphabets", alphabets
-
-
-def omniglot_runs(paths: Files) -> Iterator[Piece]:
-    """Official: `run<nn>/{training/class<nn>,test/item<nn>}.png` and `run<nn>/class_labels.txt`."""
-    (archive,) = paths.values()
-    drawings, answers = np.zeros((2, 20, 20, SIDE, SIDE), np.uint8), np.zeros((20, 20), np.uint8)
-    for path, content in members(archive, lambda path: path.startswith("run")):
-        folder, _, file = path.partition("/")
-        run = int(folder.removeprefix("run")) - 1
-        if file == "class_labels.txt":
-            for line in content.decode().splitlines():
-                item, answer = (int(part.removesuffix(".png")[-2:]) - 1 for part in line.split())
-                answers[run, item] = answer
-        elif file.endswith(".png"):
-            drawings[int(file.startswith("test/")), run, int(file.removesuffix(".png")[-2:]) - 1] = ink(content)
-    yield from (("test/train", drawings[0]), ("test/test", drawings[1]), ("test/answers", answers))
+        alphabets, characters, file_ids, _ = zip(*keys[::20], strict=True)
+        names, indices = np.unique(alphabets, return_inverse=True)
+        images = np.array([drawings[key] for key in keys], np.uint8)
+        yield f"{split}/images", images.reshape(-1, 20, SIDE, SIDE)
+        yield f"{split}/alphabet", indices.astype(np.uint8)
+        yield f"{split}/character", np.array(characters, np.uint8)
+        yield f"{split}/file_id", np.array(file_ids, np.uint16)
+        yield f"{split}/alphabets", names.tolist()
 
 
 def cifar10_binary(paths: Files) -> Iterator[Piece]:
     """Official: records of one label byte and 3 x 32 x 32 planes, 10,000 to a file."""
     (archive,) = paths.values()
     batches = {path.rpartition("/")[2]: content for path, content in members(archive, lambda path: ".bin" in path)}
-    for split, numbers in {"train": range(1, 6), "test": ()}.items():
-        files = [f"data_batch_{number}.bin" for number in numbers] or ["test_batch.bin"]
-        records = np.frombuffer(b"".join(batches[name] for name in files), np.uint8).reshape(-1, 3073)
+    files = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
+    for split, names in files.items():
+        records = np.frombuffer(b"".join(batches[name] for name in names), np.uint8).reshape(-1, 3073)
         yield f"{split}/labels", records[:, 0]
         yield f"{split}/images", records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         yield f"{split}/classes", CIFAR_CLASSES
@@ -141,18 +123,8 @@ def cifar10_jpeg(paths: Files) -> Iterator[Piece]:
         yield f"{split}/classes", stored["classes"].tolist()
 
 
-def cifar10_png(paths: Files) -> Iterator[Piece]:
-    """Four PNGs of 1,000 rows; a row is an image's 1,024 pixels."""
-    rows = [picture(paths[f"cifar10_batch_{number}.png"].read_bytes(), "RGB") for number in range(4)]
-    stored = npz(paths["train_jpeg.npz"])
-    yield "train/images", np.concatenate(rows).reshape(-1, 32, 32, 3)
-    yield "train/labels", stored["labels"][:4000]
-    yield "train/classes", stored["classes"].tolist()
-
-
 def _ptb(texts: dict[str, bytes]) -> Iterator[Piece]:
     """Mikolov's text: words separated by blanks, a sentence a line."""
-    yield from texts.items()
     words = {
         split: [word for line in texts[f"ptb.{split}.txt"].decode().splitlines() for word in (*line.split(), "<eos>")]
         for split in ("train", "valid", "test")
@@ -177,23 +149,21 @@ def ptb_archive(paths: Files) -> Iterator[Piece]:
     return _ptb({path.rpartition("/")[2]: text for path, text in members(archive, texts.__contains__)})
 
 
-def _fsdd(stored: dict[str, np.ndarray], speakers: Iterable[str]) -> Iterator[Piece]:
+def _fsdd(stored: Mapping[str, np.ndarray]) -> Iterator[Piece]:
     """Split by the authors' convention: recordings 0-4 of each speaker and digit are the test set."""
     samples, offsets = stored["samples"], stored["offsets"].astype(np.int64)
-    yield from (("samples", samples.tobytes()), ("offsets", offsets.tobytes()))
     for split, chosen in (("train", stored["index"] >= 5), ("test", stored["index"] < 5)):
         recordings = [samples[offsets[row] : offsets[row + 1]] for row in np.flatnonzero(chosen)]
         yield f"{split}/samples", np.concatenate(recordings)
         yield f"{split}/offsets", np.cumsum([0, *map(len, recordings)], dtype=np.int64)
         for name in ("digit", "speaker", "index"):
             yield f"{split}/{name}", stored[name][chosen].astype(np.uint8)
-        yield f"{split}/speakers", list(speakers)
+        yield f"{split}/speakers", stored["speakers"].tolist()
 
 
 def fsdd_npz(paths: Files) -> Iterator[Piece]:
     """Repacking: all samples in a row, cut by offsets."""
-    stored = npz(paths["fsdd.npz"])
-    return _fsdd(stored, stored["speakers"])
+    return _fsdd(npz(paths["fsdd.npz"]))
 
 
 def fsdd_archive(paths: Files) -> Iterator[Piece]:
@@ -207,11 +177,12 @@ def fsdd_archive(paths: Files) -> Iterator[Piece]:
                 raise ValueError(f"{path} is not 16-bit mono at 8 kHz")
             recordings[int(digit), speaker, int(index)] = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
     keys = sorted(recordings)
-    speakers = sorted({speaker for _, speaker, _ in keys})
-    numbers = np.array([(digit, speakers.index(speaker), index) for digit, speaker, index in keys]).reshape(-1, 3)
-    samples, offsets = [recordings[key] for key in keys], np.cumsum([0, *(len(recordings[key]) for key in keys)])
-    columns = dict(zip(("digit", "speaker", "index"), numbers.T, strict=True))
-    return _fsdd({"samples": np.concatenate(samples), "offsets": offsets, **columns}, speakers)
+    samples = [recordings[key] for key in keys]
+    digits, names, indices = map(np.array, zip(*keys, strict=True))
+    columns = {"samples": np.concatenate(samples), "offsets": np.cumsum([0, *map(len, samples)])}
+    columns |= {"digit": digits, "index": indices}
+    columns["speakers"], columns["speaker"] = np.unique(names, return_inverse=True)
+    return _fsdd(columns)
 
 
 def tiny_imagenet_zip(paths: Files) -> Iterator[Piece]:
@@ -250,8 +221,10 @@ def tiny_imagenet_jpeg(paths: Files) -> Iterator[Piece]:
         yield f"{split}/classes", [row[2] for row in rows]
 
 
-_ALL: tuple[Callable[[Files], Iterator[Piece]], ...] = (
-    *(idx, omniglot_bits, omniglot_zip, omniglot_runs, cifar10_binary, cifar10_jpeg, cifar10_png),
-    *(ptb_text, ptb_archive, fsdd_npz, fsdd_archive, tiny_imagenet_zip, tiny_imagenet_jpeg),
-)
-DECODERS = {function.__name__: function for function in _ALL}
+DECODERS: dict[str, Callable[[Files], Iterator[Piece]]] = {
+    function.__name__: function
+    for function in (
+        *(idx, omniglot_bits, omniglot_zip, cifar10_binary, cifar10_jpeg, ptb_text, ptb_archive),
+        *(fsdd_npz, fsdd_archive, tiny_imagenet_zip, tiny_imagenet_jpeg),
+    )
+}

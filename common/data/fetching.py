@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from common.data import registry
 from common.data.registry import RawFile, Source
 from common.errors import RefigureError, writing
 
-__all__ = ["ELSEWHERE", "cache_folder", "fault", "fetch", "hold", "log", "obtain", "set_aside", "verify"]
+__all__ = ["MISSING", "cache_folder", "fault", "fetch", "hold", "log", "obtain", "scratch", "set_aside"]
 
 log = logging.getLogger("refigure.data")
 RETRIES = 2
+MISSING, NOT_THERE = "missing", "the server answered 404"
 ELSEWHERE = "free some space, or set REFIGURE_DATA to another folder"
 
 
@@ -44,33 +47,20 @@ def fetch(name: str) -> dict[str, Path]:
 def obtain(name: str) -> tuple[Source, dict[str, Path]]:
     """The source whose files are nearest, and these files as `fetch` gives them."""
     sources, folder = registry.get(name).sources, cache_folder(name)
+    rejected: list[str] = []
     with hold(folder):
-        rejected: list[str] = []
         for source in sorted(sources, key=lambda source: not all((folder / raw.name).exists() for raw in source.files)):
-            if all(_whole(folder, raw) or _take(raw, _near(raw, source), 0, folder, rejected) for raw in source.files):
+            if all(_bring(raw, _near(raw, source), folder, rejected) for raw in source.files):
                 break
         else:
-            source = next((source for source in sources if all(raw.urls for raw in source.files)), sources[0])
+            source = sources[0]
             for raw in source.files:
-                if not (_whole(folder, raw) or _take(raw, raw.urls, RETRIES, folder, rejected)):
+                if not _bring(raw, raw.urls, folder, rejected):
                     tried = "tried " + ", ".join(rejected) if rejected else "it has no public address"
                     mirror = "" if raw.urls else "set REFIGURE_MIRROR to a mirror that holds it, or "
                     place = f"put the file ({raw.identity or 'no checksum known'}) by hand at {folder / raw.name}"
                     raise RefigureError(f"cannot get {raw.name} of {name}: {tried}; {mirror}{place}")
         return source, {raw.name: folder / raw.name for raw in source.files}
-
-
-def verify(name: str) -> list[tuple[str, str]]:
-    """(file, status) of what the cache holds, hashed: `ok`, `ok (pinned by content)`, `missing` or `damaged: ...`."""
-    sources, folder = registry.get(name).sources, cache_folder(name)
-    present = [source for source in sources if any((folder / raw.name).exists() for raw in source.files)]
-    report = {}
-    for raw in (raw for source in present or sources[:1] for raw in source.files):
-        wrong = fault(folder / raw.name, raw)
-        report[raw.name] = f"damaged: {wrong}" if wrong else "ok" if raw.identity else "ok (pinned by content)"
-        if not (folder / raw.name).exists():
-            report[raw.name] = "missing"
-    return list(report.items())
 
 
 def fault(path: Path, raw: RawFile) -> str | None:
@@ -87,6 +77,8 @@ def fault(path: Path, raw: RawFile) -> str | None:
                 actual = hashlib.file_digest(stream, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
             if actual != expected:
                 return f"{kind} {actual[:12]}... instead of {expected[:12]}..."
+    except FileNotFoundError:
+        return MISSING
     except OSError as error:
         return f"unreadable ({error.strerror or error})"
     return None
@@ -111,89 +103,77 @@ def hold(folder: Path) -> Iterator[None]:
         yield
 
 
-def _whole(folder: Path, raw: RawFile) -> bool:
-    """Whether the file is in the folder and whole; a damaged one is set aside."""
-    path = folder / raw.name
-    if path.exists() and (wrong := fault(path, raw)):
-        set_aside(path, wrong)
-    return path.exists()
-
-
-def _install(raw: RawFile, write: Callable[[Path], object], folder: Path) -> str | None:
-    """Let `write` make the file at a temporary path; move it into the folder only if it is `raw`.
-
-    Returns what was wrong with it (nothing is kept then), or None once it is in place. What `write` raises passes on
-    after the temporary file is gone, a full disk as a RefigureError.
-    """
-    part = folder / f".{raw.name}.part" / raw.name
-    try:
-        with writing(f"{raw.name} ({(raw.size or 0) / 1e6:.0f} MB) to {folder}", ELSEWHERE, only_full=True):
-            part.parent.mkdir()
-            write(part)
-            if (wrong := fault(part, raw)) is None:
-                os.replace(part, folder / raw.name)
-            return wrong
-    finally:
-        shutil.rmtree(part.parent, ignore_errors=True)
+@contextlib.contextmanager
+def scratch(folder: Path, what: str) -> Iterator[Path]:
+    """A folder inside `folder` to write `what` into, gone at the end; a full disk is a RefigureError."""
+    with (
+        writing(f"{what} to {folder}", ELSEWHERE, only_full=True),
+        tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as path,
+    ):
+        yield Path(path)
 
 
 def _near(raw: RawFile, source: Source) -> Iterator[str]:
-    """Paths and URLs outside the official homes where the file may lie."""
+    """Paths and URLs where the file may lie outside its official homes."""
     mirror = os.environ.get("REFIGURE_MIRROR", "")
     if "://" in mirror:
         yield f"{mirror.rstrip('/')}/{source.folder}/{raw.name}"
     elif mirror:
         yield str(Path(mirror).expanduser() / source.folder / raw.name)
-    for parent in (Path.cwd(), *Path.cwd().parents):
-        if (parent / ".git").exists():
-            yield str(parent / "data" / source.folder / raw.name)
-            break
+    parents = (Path.cwd(), *Path.cwd().parents)
+    if repository := next((parent for parent in parents if (parent / ".git").exists()), None):
+        yield str(repository / "data" / source.folder / raw.name)
 
 
-def _take(raw: RawFile, places: Iterable[str], retries: int, folder: Path, rejected: list[str]) -> bool:
-    """Whether a place gave the file to the folder; what was wrong with the others is added to `rejected`."""
-    for place in places:
-        if "://" in place:
-            wrong = _download(place, raw, retries, folder)
-        elif Path(place).is_file():
-            wrong = _install(raw, partial(shutil.copyfile, place), folder)
-        else:
-            continue
+def _bring(raw: RawFile, places: Iterable[str], folder: Path, rejected: list[str]) -> bool:
+    """Whether the file is in the folder, whole, or one of the places gave it.
+
+    A damaged file is set aside first. What was wrong with a place is added to `rejected`.
+    """
+    wrong = fault(folder / raw.name, raw)
+    if wrong and wrong != MISSING:
+        set_aside(folder / raw.name, wrong)
+    for place in places if wrong else ():
+        wrong = _install(place, raw, folder)
         if wrong is None:
-            return True
+            break
         rejected.append(f"{place} ({wrong})")
-        if wrong != "the server answered 404":
+        if wrong not in (MISSING, NOT_THERE):
             log.warning("%s is not used: %s", place, wrong)
-    return False
+    return wrong is None
 
 
-def _download(url: str, raw: RawFile, retries: int, folder: Path) -> str | None:
-    """Download to the folder; what went wrong, or None. Lost connections and server errors are tried again."""
+def _install(place: str, raw: RawFile, folder: Path) -> str | None:
+    """Copy the file from a path or URL into the folder if it is `raw`; else say in words what is wrong with it."""
+    try:
+        with scratch(folder, f"{raw.name} ({(raw.size or 0) / 1e6:.0f} MB)") as fresh:
+            copy = _download if "://" in place else shutil.copyfile
+            copy(place, fresh / raw.name)
+            if (wrong := fault(fresh / raw.name, raw)) is None:
+                os.replace(fresh / raw.name, folder / raw.name)
+            return wrong
+    except FileNotFoundError:
+        return MISSING
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _download(url: str, goal: Path) -> None:
+    """Download to a file; OSError says what went wrong. Lost connections and server errors are tried again."""
     try:
         import pooch
         import requests
     except ImportError:
-        return "a download needs the package pooch: pip install 'refigure[workflow]'"
-    pooch.get_logger().setLevel(logging.WARNING)
+        raise OSError("a download needs the package pooch: pip install 'refigure[workflow]'") from None
     headers = {"Accept-Encoding": "identity"}  # some servers would have the client unpack the .gz
     stream = pooch.HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 16, timeout=(10.0, 60.0), headers=headers)
 
-    def attempt(address: str, target: str, caller: object) -> None:
+    for retries_left in reversed(range(1 + RETRIES)):  # pooch's own retries ask again for what the server lacks, too
         try:
-            stream(address, target, caller)
-        except requests.HTTPError as error:
-            status = getattr(error.response, "status_code", 0)
-            final = 400 <= status < 500 and status not in (408, 429)  # pooch does not try again after OSError
-            raise (OSError if final else ValueError)(f"the server answered {status}") from error
-
-    def write(part: Path) -> None:
-        known = {part.name: None}  # `_install` compares the checksum, and a wrong file is not worth asking for again
-        shelf = pooch.create(part.parent, "", registry=known, urls={part.name: url}, retry_if_failed=retries)
-        shelf.fetch(part.name, downloader=attempt)
-
-    try:
-        return _install(raw, write, folder)
-    except requests.RequestException as error:
-        return f"no connection ({type(error).__name__})"
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "strerror", None) or error)
+            return stream(url, str(goal), None)
+        except requests.RequestException as error:
+            status = error.response.status_code if error.response is not None else None
+            if not retries_left or (status and status < 500 and status not in (408, 429)):
+                why = f"the server answered {status}" if status else f"no connection ({type(error).__name__})"
+                raise OSError(why) from error
+            time.sleep(1)

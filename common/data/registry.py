@@ -62,7 +62,7 @@ class DataSet:
     content: Mapping[str, str] = field(default_factory=dict)
     """`split/array` -> `<SHA-256 of its bytes in C order> <type>[<shape>]`: all arrays of the set, or none."""
     checks: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of what a decoder meets on its way, such as the texts that it turns into numbers."""
+    """SHA-256 of texts or recordings in a row, by which others publish the set and earlier runs named it."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,9 @@ class Split:
 
 def _data_set(name: str, entry: dict[str, Any]) -> DataSet:
     """The data set that an entry of `datasets.yaml` describes."""
-    sources = [
-        Source(**{**source, "files": tuple(RawFile(**file) for file in source["files"])}) for source in entry["sources"]
-    ]
-    return DataSet(name, **{**entry, "sources": tuple(sources)})
+    for source in entry["sources"]:
+        source["files"] = tuple(RawFile(**file) for file in source["files"])
+    return DataSet(name, **{**entry, "sources": tuple(Source(**source) for source in entry["sources"])})
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

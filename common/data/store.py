@@ -1,105 +1,112 @@
 """Decoded arrays on disk: written once as a whole folder, opened memory-mapped, and checked as they are opened."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.data import registry
-from common.data.registry import DataSet, Split
+from common.data import decoders, fetching
+from common.data.registry import DataSet, Source, Split
 from common.errors import RefigureError
 
-__all__ = ["Damaged", "Piece", "check", "read_record", "read_split", "write"]
+__all__ = ["decode", "describe", "describe_file", "read_split"]
 
-RECORD, FILE = "decoded.json", "{}-{}.npy"
-Piece = tuple[str, np.ndarray | Sequence[str] | bytes]
-"""What decoders give: `split/array` and an array, `split/kind` and a list of names, or bytes to be checked alone."""
-_described: dict[tuple[Path, int, int], str] = {}
-"""Descriptions of the array files that this process has hashed, by path, modification time and size."""
+RECORD = "decoded.json"
 
 
-class Damaged(RefigureError):
-    """A file of a decoded set is missing or not what was recorded."""
+def decode(entry: DataSet, source: Source, paths: dict[str, Path], target: Path) -> None:
+    """Decode raw files to the folder `target`; folders of other decoders go.
 
-    def __init__(self, path: Path, why: object) -> None:
-        self.why = "missing" if isinstance(why, FileNotFoundError) else str(why)
-        super().__init__(f"{path} is damaged ({self.why})")
-
-
-def write(folder: Path, entry: DataSet, pieces: Iterable[Piece]) -> tuple[dict[str, str], dict[str, str]]:
-    """Write what a decoder gives into a folder, and a record last: a folder without one is not a decoded data set.
-
-    Returns the descriptions of the arrays, `split/array` -> text as a registry entry pins it, and the checks.
+    Raises:
+        RefigureError: The arrays are not those that the registry pins (all of a set, or none), and nothing is kept.
     """
-    content, checks, names = {}, {}, {}
+    with fetching.scratch(target.parent, f"the decoded arrays of {entry.name}") as scratch:
+        fresh = scratch / target.name
+        fresh.mkdir()
+        try:
+            decoded = _write(fresh, decoders.decode(source, paths))
+            for key in sorted({*entry.content, *decoded}) if entry.content else ():
+                if entry.content.get(key) != decoded.get(key):
+                    why = "the decoder was changed, or the files are not this data set"
+                    if "jpeg" in source.decoder:
+                        why = "another libjpeg (the version of Pillow) decodes JPEG differently: install the locked one"
+                    raise RefigureError(
+                        f"{entry.name}: {source.decoder} decodes {', '.join(paths)} to {key} = {decoded.get(key)} "
+                        f"instead of {entry.content.get(key)}, so nothing was kept; {why}"
+                    )
+        except RefigureError:
+            for raw in source.files:
+                if not raw.identity:  # the next fetch shall not meet the same file again, if it is at fault
+                    fetching.set_aside(paths[raw.name], f"it does not decode to {entry.name}")
+            raise
+        for folder in target.parent.glob("decoded-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(target)
+
+
+def _write(folder: Path, pieces: Iterable[decoders.Piece]) -> dict[str, str]:
+    """Write what a decoder gives, and a record last: a folder without one is not a decoded data set.
+
+    Returns the arrays' descriptions, `split/array` -> text as a registry entry pins it.
+    """
+    record: dict[str, dict[str, Any]] = {"arrays": {}, "names": {}}
     for key, value in pieces:
-        if isinstance(value, bytes):
-            checks[key] = hashlib.sha256(value).hexdigest()
-        elif isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray):
             values = np.ascontiguousarray(value)
-            with (folder / FILE.format(*key.split("/"))).open("wb") as stream:  # np.save hides that a disk is full
+            with _array_file(folder, key).open("wb") as stream:  # np.save hides that a disk is full
                 np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
                 stream.write(values.data)
-            content[key] = _describe(values)
+            record["arrays"][key] = describe(values)
         else:
-            names[key] = [str(name) for name in value]
-    record = {"data": registry.identity(entry.name), "arrays": content, "names": names}
+            record["names"][key] = [str(name) for name in value]
     (folder / RECORD).write_text(json.dumps({**record, "sha256": _digest(record)}, indent=1), encoding="utf-8")
-    return content, checks
+    return record["arrays"]
 
 
-def _describe(values: np.ndarray) -> str:
-    """SHA-256 of an array's bytes in C order, its type and its shape."""
-    digest = hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
+def read_split(folder: Path, split: str) -> Split:
+    """Open a split's arrays, memory-mapped and compared with the record; RefigureError names the first that differs."""
+
+    def of_split(kind: str) -> dict[str, Any]:
+        return {
+            key.removeprefix(f"{split}/"): value for key, value in record[kind].items() if key.startswith(f"{split}/")
+        }
+
+    arrays, path = {}, folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.pop("sha256") != _digest(record):
+            raise ValueError("its content changed")
+        for name, expected in of_split("arrays").items():
+            path = _array_file(folder, f"{split}/{name}")
+            stat = path.stat()
+            if describe_file(path, stat.st_mtime_ns, stat.st_size) != expected:
+                raise ValueError("its content changed")
+            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise RefigureError(f"{path} is damaged ({getattr(error, 'strerror', None) or error})") from error
+    return Split(arrays, {kind: tuple(names) for kind, names in of_split("names").items()})
+
+
+@functools.cache
+def describe_file(path: Path, modified: int, size: int) -> str:
+    """Describe the array in a file; a process reads it once unless its modification time or size changes."""
+    return describe(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def describe(values: np.ndarray) -> str:
+    """SHA-256 of an array's bytes in C order, its type and its shape, as a registry entry pins it."""
+    digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
     return f"{digest} {values.dtype.name}[{','.join(map(str, values.shape))}]"
 
 
-def _digest(record: Mapping[str, Any]) -> str:
+def _array_file(folder: Path, key: str) -> Path:
+    return folder / f"{key.replace('/', '-')}.npy"
+
+
+def _digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def read_record(folder: Path, entry: DataSet) -> dict[str, Any]:
-    """The record of a decoded folder; Damaged if it is missing, changed or of other data."""
-    path = folder / RECORD
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record.pop("sha256") != _digest(record):
-            raise ValueError("its content changed")
-        if record["data"] != registry.identity(entry.name) or record["arrays"] != (entry.content or record["arrays"]):
-            raise ValueError("made from other data")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise Damaged(path, error) from error
-    return record
-
-
-def check(folder: Path, key: str, expected: str, again: bool = False) -> np.ndarray:
-    """The array `split/array`, memory-mapped, after comparing it with what was recorded; Damaged if it differs.
-
-    A process hashes each file once, and again if the file's size or time changed or `again` is set.
-    """
-    path = folder / FILE.format(*key.split("/"))
-    try:
-        stat = path.stat()
-        values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise Damaged(path, error) from error
-    file = (path, stat.st_mtime_ns, stat.st_size)
-    if again or file not in _described:
-        _described[file] = _describe(values)
-    if _described[file] != expected:
-        raise Damaged(path, "its content changed")
-    return values
-
-
-def read_split(folder: Path, entry: DataSet, split: str) -> Split:
-    """Open a split's arrays, checked; Damaged names the first that is missing or changed."""
-    record = read_record(folder, entry)
-    prefix = f"{split}/"
-    names = {
-        key.removeprefix(prefix): tuple(listed) for key, listed in record["names"].items() if key.startswith(prefix)
-    }
-    keys = [key for key in record["arrays"] if key.startswith(prefix)]
-    return Split({key.removeprefix(prefix): check(folder, key, record["arrays"][key]) for key in keys}, names)

@@ -1,4 +1,4 @@
-"""Verified files placed where `data/<set>/<file>.dvc` tracks them: `python -m common.data.dvcfiles mnist`."""
+"""Verified files placed where `data/<set>/<file>.dvc` tracks them: `python workflow/lib/dvcfiles.py mnist`."""
 
 import os
 import shutil
