@@ -82,7 +82,7 @@ class Sources:
         """Everything that the roots reach.
 
         Raises:
-            RefigureError: A root does not exist, or a file does not parse.
+            RefigureError: A root does not exist, a file does not parse, or a name is imported in a circle.
         """
         for module_name, name in roots:
             source = self.module(module_name)
@@ -342,16 +342,22 @@ class _Writer:
             return f"Name({base.id})" + "".join(f".{name}" for name in names)
         if base.id in self.module.bindings:
             return self._mark(self.module, base.id) + "".join(f".{name}" for name in names)
-        meanings = self.module.aliases.get(base.id, [base.id])  # of a builtin its name
-        return "|".join(self._meaning(meaning, names) for meaning in meanings)
+        trail: list[list[str]] = []
+        meanings = [self._meaning(name, names, trail) for name in self.module.aliases.get(base.id, [base.id])]
+        if not any(meanings):
+            raise RefigureError(f"{self.module.file}: imports in a circle: {' -> '.join(map('.'.join, trail))}")
+        return "|".join(filter(None, meanings))
 
-    def _meaning(self, dotted: str, names: list[str]) -> str:
-        """References to the definitions that a dotted name and attributes of it stand for, and the attributes left."""
+    def _meaning(self, dotted: str, names: list[str], trail: list[list[str]]) -> str:
+        """References to what a dotted name and attributes of it stand for, and the attributes left; "" in a circle."""
         full = [*dotted.split("."), *names]
         if full[0] not in PACKAGES:
             return f"Name({dotted})" + "".join(f".{name}" for name in names)
         if ".".join(full).startswith(LEAF + "."):
             return f"Leaf({'.'.join(full)})"
+        if full in trail:
+            return ""
+        trail.append(full)
         sources = self.module.sources
         size = len(full)
         while size and sources.module(".".join(full[:size])) is None:
@@ -363,8 +369,8 @@ class _Writer:
             return "All(" + ",".join(self._mark(module, name) for name in sorted(module.bindings)) + ")"
         if rest[0] in module.bindings:
             return self._mark(module, rest[0]) + "".join(f".{name}" for name in rest[1:])
-        exported = module.aliases.get(rest[0])  # what the module itself imports
-        return "|".join(self._meaning(name, rest[1:]) for name in exported) if exported else f"Name({'.'.join(full)})"
+        exported = [self._meaning(name, rest[1:], trail) for name in module.aliases.get(rest[0], [])]
+        return "|".join(filter(None, exported)) if exported else f"Name({'.'.join(full)})"
 
     def _mark(self, module: Module, name: str) -> str:
         numbers, version = module.bindings[name], -1
