@@ -18,7 +18,6 @@ __all__ = [
     "Split",
     "cache_folder",
     "declare",
-    "decoded_folder",
     "deviation",
     "fetch",
     "get",

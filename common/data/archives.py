@@ -14,7 +14,6 @@ from common.errors import RefigureError
 __all__ = ["members"]
 
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
-Member = tuple[str, int, Callable[[], bytes] | None]  # name, declared size, and what reads it if it is a plain file
 
 
 def members(archive: Path, only: Callable[[str], bool], limit: int = 2 << 30) -> Iterator[tuple[str, bytes]]:
@@ -27,7 +26,7 @@ def members(archive: Path, only: Callable[[str], bool], limit: int = 2 << 30) ->
             encrypted, the chosen ones unpack to more than `limit` bytes, or the archive is damaged.
     """
     try:
-        for name, size, read in _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive):
+        for name, size, read in _entries(archive):
             if not only(name.removeprefix("./")):
                 continue
             path = PurePosixPath(name.replace("\\", "/"))
@@ -43,19 +42,17 @@ def members(archive: Path, only: Callable[[str], bool], limit: int = 2 << 30) ->
         raise RefigureError(f"{archive} cannot be unpacked: {error}") from error
 
 
-def _zip_members(archive: Path) -> Iterator[Member]:
-    """The members of a zip archive; zipfile reads no more than the declared size, and refuses encrypted ones."""
-    with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
-            is_plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
-            yield info.filename, info.file_size, partial(opened.read, info) if is_plain else None
-
-
-def _tar_members(archive: Path) -> Iterator[Member]:
-    """The members of a tar archive, compressed or not."""
-    with tarfile.open(archive) as opened:
-        for member in opened:
-            stream = opened.extractfile(member) if member.isfile() else None
+def _entries(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes] | None]]:
+    """Each member's name, declared size, and what reads it, or None if it is no plain file."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:  # reads no more than the declared size, and refuses encrypted members
+            for info in opened.infolist():
+                is_plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+                yield info.filename, info.file_size, partial(opened.read, info) if is_plain else None
+        return
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            stream = tar.extractfile(member) if member.isfile() else None
             yield member.name, member.size, stream.read if stream else None
-        while opened.fileobj is not None and opened.fileobj.read(1 << 20):
+        while tar.fileobj is not None and tar.fileobj.read(1 << 20):
             pass  # the compressed stream checks itself at its very end, beyond the last member

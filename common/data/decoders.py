@@ -6,7 +6,7 @@ import itertools
 import wave
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,40 +149,40 @@ def ptb_archive(paths: Files) -> Iterator[Piece]:
     return _ptb({path.rpartition("/")[2]: text for path, text in members(archive, texts.__contains__)})
 
 
-def _fsdd(stored: Mapping[str, np.ndarray]) -> Iterator[Piece]:
-    """Split by the authors' convention: recordings 0-4 of each speaker and digit are the test set."""
-    samples, offsets = stored["samples"], stored["offsets"].astype(np.int64)
-    for split, chosen in (("train", stored["index"] >= 5), ("test", stored["index"] < 5)):
-        recordings = [samples[offsets[row] : offsets[row + 1]] for row in np.flatnonzero(chosen)]
-        yield f"{split}/samples", np.concatenate(recordings)
-        yield f"{split}/offsets", np.cumsum([0, *map(len, recordings)], dtype=np.int64)
-        for name in ("digit", "speaker", "index"):
-            yield f"{split}/{name}", stored[name][chosen].astype(np.uint8)
-        yield f"{split}/speakers", stored["speakers"].tolist()
+def _fsdd(recordings: dict[tuple[int, str, int], np.ndarray]) -> Iterator[Piece]:
+    """Samples by digit, speaker and index. The authors' convention: index 0-4 of each speaker and digit is the test."""
+    speakers = sorted({speaker for _, speaker, _ in recordings})
+    for split in ("train", "test"):
+        keys = [key for key in sorted(recordings) if (key[2] < 5) == (split == "test")]
+        samples = [recordings[key] for key in keys]
+        digits, names, indices = zip(*keys, strict=True)
+        yield f"{split}/samples", np.concatenate(samples)
+        yield f"{split}/offsets", np.cumsum([0, *map(len, samples)], dtype=np.int64)
+        yield f"{split}/digit", np.array(digits, np.uint8)
+        yield f"{split}/speaker", np.searchsorted(speakers, names).astype(np.uint8)
+        yield f"{split}/index", np.array(indices, np.uint8)
+        yield f"{split}/speakers", speakers
 
 
 def fsdd_npz(paths: Files) -> Iterator[Piece]:
     """Repacking: all samples in a row, cut by offsets."""
-    return _fsdd(npz(paths["fsdd.npz"]))
+    stored = npz(paths["fsdd.npz"])
+    speakers = stored["speakers"][stored["speaker"]]
+    keys = zip(stored["digit"].tolist(), speakers.tolist(), stored["index"].tolist(), strict=True)
+    return _fsdd(dict(zip(keys, np.split(stored["samples"], stored["offsets"][1:-1]), strict=True)))
 
 
 def fsdd_archive(paths: Files) -> Iterator[Piece]:
     """Official: `<archive>/recordings/<digit>_<speaker>_<index>.wav`, 16-bit mono at 8 kHz."""
     (archive,) = paths.values()
-    recordings: dict[tuple[int, str, int], np.ndarray] = {}
+    recordings = {}
     for path, content in members(archive, lambda path: "/recordings/" in path and path.endswith(".wav")):
         digit, speaker, index = path.rpartition("/")[2].removesuffix(".wav").split("_")
         with wave.open(io.BytesIO(content)) as sound:
             if (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) != (1, 2, 8000):
                 raise ValueError(f"{path} is not 16-bit mono at 8 kHz")
             recordings[int(digit), speaker, int(index)] = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
-    keys = sorted(recordings)
-    samples = [recordings[key] for key in keys]
-    digits, names, indices = map(np.array, zip(*keys, strict=True))
-    columns = {"samples": np.concatenate(samples), "offsets": np.cumsum([0, *map(len, samples)])}
-    columns |= {"digit": digits, "index": indices}
-    columns["speakers"], columns["speaker"] = np.unique(names, return_inverse=True)
-    return _fsdd(columns)
+    return _fsdd(recordings)
 
 
 def tiny_imagenet_zip(paths: Files) -> Iterator[Piece]:
@@ -191,24 +191,26 @@ def tiny_imagenet_zip(paths: Files) -> Iterator[Piece]:
     texts = members(archive, lambda path: path.endswith(("/wnids.txt", "/words.txt", "/val_annotations.txt")))
     lists = {path.rpartition("/")[2]: text.decode() for path, text in texts}
     wnids = lists["wnids.txt"].split()
-    number = {wnid: index for index, wnid in enumerate(wnids)}
     words = dict(line.split("\t", 1) for line in lists["words.txt"].splitlines() if "\t" in line)
-    marks = dict(line.split("\t")[:2] for line in lists["val_annotations.txt"].splitlines())
+    wnid_of = dict(line.split("\t")[:2] for line in lists["val_annotations.txt"].splitlines())
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
     labels = {
         "train": np.repeat(np.arange(len(wnids), dtype=np.uint8), 500),
-        "val": np.array([number[marks[f"val_{row}.JPEG"]] for row in range(len(marks))], np.uint8),
+        "val": np.array([label_of[wnid_of[f"val_{row}.JPEG"]] for row in range(len(wnid_of))], np.uint8),
     }
     images = {split: np.empty((len(rows), 64, 64, 3), np.uint8) for split, rows in labels.items()}
     missing = {split: set(range(len(rows))) for split, rows in labels.items()}
     for path, content in members(archive, lambda path: path.endswith(".JPEG") and "/test/" not in path):
-        split, (label, _, image) = path.split("/")[1], path.rpartition("/")[2].removesuffix(".JPEG").rpartition("_")
-        row = int(image) if split == "val" else number[label] * 500 + int(image)
+        split, (wnid, _, number) = path.split("/")[1], path.rpartition("/")[2].removesuffix(".JPEG").rpartition("_")
+        row = int(number) if split == "val" else label_of[wnid] * 500 + int(number)
         images[split][row] = picture(content, "RGB")
         missing[split].discard(row)
-    for split, rows in labels.items():
-        if missing[split]:
-            raise ValueError(f"{len(missing[split])} images of {split} are missing")
-        yield from ((f"{split}/images", images[split]), (f"{split}/labels", rows), (f"{split}/wnids", wnids))
+    for split, rows in missing.items():
+        if rows:
+            raise ValueError(f"{len(rows)} images of {split} are missing")
+        yield f"{split}/images", images[split]
+        yield f"{split}/labels", labels[split]
+        yield f"{split}/wnids", wnids
         yield f"{split}/classes", [words[wnid] for wnid in wnids]
 
 

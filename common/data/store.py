@@ -54,42 +54,40 @@ def _write(folder: Path, pieces: Iterable[decoders.Piece]) -> dict[str, str]:
 
     Returns the arrays' descriptions, `split/array` -> text as a registry entry pins it.
     """
-    record: dict[str, dict[str, Any]] = {"arrays": {}, "names": {}}
+    record: dict[str, dict[str, Any]] = {}
+    described = {}
     for key, value in pieces:
+        split, name = key.split("/")
+        of_split = record.setdefault(split, {"arrays": {}, "names": {}})
         if isinstance(value, np.ndarray):
             values = np.ascontiguousarray(value)
-            with _array_file(folder, key).open("wb") as stream:  # np.save hides that a disk is full
+            with (folder / f"{split}-{name}.npy").open("wb") as stream:  # np.save hides that a disk is full
                 np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
                 stream.write(values.data)
-            record["arrays"][key] = describe(values)
+            described[key] = of_split["arrays"][name] = describe(values)
         else:
-            record["names"][key] = [str(name) for name in value]
+            of_split["names"][name] = [str(text) for text in value]
     (folder / RECORD).write_text(json.dumps({**record, "sha256": _digest(record)}, indent=1), encoding="utf-8")
-    return record["arrays"]
+    return described
 
 
 def read_split(folder: Path, split: str) -> Split:
     """Open a split's arrays, memory-mapped and compared with the record; RefigureError names the first that differs."""
-
-    def of_split(kind: str) -> dict[str, Any]:
-        return {
-            key.removeprefix(f"{split}/"): value for key, value in record[kind].items() if key.startswith(f"{split}/")
-        }
-
     arrays, path = {}, folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record.pop("sha256") != _digest(record):
             raise ValueError("its content changed")
-        for name, expected in of_split("arrays").items():
-            path = _array_file(folder, f"{split}/{name}")
+        names = {kind: tuple(listed) for kind, listed in record[split]["names"].items()}
+        for name, expected in record[split]["arrays"].items():
+            path = folder / f"{split}-{name}.npy"
             stat = path.stat()
             if describe_file(path, stat.st_mtime_ns, stat.st_size) != expected:
                 raise ValueError("its content changed")
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise RefigureError(f"{path} is damaged ({getattr(error, 'strerror', None) or error})") from error
-    return Split(arrays, {kind: tuple(names) for kind, names in of_split("names").items()})
+    return Split(arrays, names)
 
 
 @functools.cache
@@ -102,10 +100,6 @@ def describe(values: np.ndarray) -> str:
     """SHA-256 of an array's bytes in C order, its type and its shape, as a registry entry pins it."""
     digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
     return f"{digest} {values.dtype.name}[{','.join(map(str, values.shape))}]"
-
-
-def _array_file(folder: Path, key: str) -> Path:
-    return folder / f"{key.replace('/', '-')}.npy"
 
 
 def _digest(record: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -42,21 +43,11 @@ class Drawing:
 
 def apply() -> None:
     """Set the theme; called once before any figure is drawn."""
-    sns.set_theme(
-        context="paper",
-        style="ticks",
-        palette="colorblind",
-        rc={
-            "figure.dpi": 100,
-            "savefig.dpi": 200,
-            "font.family": "DejaVu Sans",
-            "pdf.fonttype": 42,
-            "svg.hashsalt": "refigure",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-        },
-    )
+    options = {
+        "figure.dpi": 100, "savefig.dpi": 200, "font.family": "DejaVu Sans", "pdf.fonttype": 42,
+        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    }  # fmt: skip
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=options)
 
 
 def save(drawing: Drawing, stem: Path) -> None:
@@ -66,16 +57,8 @@ def save(drawing: Drawing, stem: Path) -> None:
     """
     keys = sorted({run.rpartition("-")[2] for run in drawing.runs})
     lines = ["runs " + " ".join(keys[i : i + 10]) for i in range(0, len(keys), 10)]
-    drawing.figure.text(
-        0.995,
-        -0.005,
-        "\n".join(lines),
-        ha="right",
-        va="top",
-        fontsize=4.5,
-        color="0.55",
-        family="DejaVu Sans Mono",
-    )
+    small: dict[str, Any] = {"fontsize": 4.5, "color": "0.55", "family": "DejaVu Sans Mono"}
+    drawing.figure.text(0.995, -0.005, "\n".join(lines), ha="right", va="top", **small)
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
         buffer = BytesIO()
         drawing.figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.06, metadata=metadata)

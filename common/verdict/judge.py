@@ -125,17 +125,10 @@ def judge(paper: str, claim: Claim, ours: Evidence, against: Evidence | None, sc
         measured = float(difference)
         difference = measured - claim.published.value if claim.published else None
     return dataclasses.replace(
-        not_run(paper, claim, reason),
-        ours=measured,
-        interval=reading.interval,
-        seeds={str(seed): value for seed, value in ours.values.items()},
-        n_seeds=seeds,
-        difference=difference,
-        verdict=verdict,
-        scale=scale,
-        carried=any(side.carried for side in sides),
-        runs=tuple(run for side in sides for run in side.runs),
-    )
+        not_run(paper, claim, reason), ours=measured, interval=reading.interval, difference=difference,
+        seeds={str(seed): value for seed, value in ours.values.items()}, n_seeds=seeds, verdict=verdict, scale=scale,
+        carried=any(side.carried for side in sides), runs=tuple(run for side in sides for run in side.runs),
+    )  # fmt: skip
 
 
 def _read(claim: Claim, values: Sequence[float], against: Sequence[float]) -> _Reading:

@@ -21,10 +21,10 @@ def adopt(name: str, data: Path) -> list[Path]:
         tracked = [data / ".dvc/cache/files/md5" / raw.md5[:2] / raw.md5[2:]] if raw.md5 else []
         for goal in (placed[-1], *tracked):
             if fault(goal, raw):
-                part = goal.with_name(f".{goal.name}.part")
+                unfinished = goal.with_name(f".{goal.name}.part")
                 goal.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(fetched[raw.name], part)
-                os.replace(part, goal)
+                shutil.copyfile(fetched[raw.name], unfinished)
+                os.replace(unfinished, goal)
     return placed
 
 
