@@ -8,7 +8,7 @@ import torch
 from memory_recorder import resumes
 
 from common import data
-from common.data.store import Split
+from common.data import Split
 from papers.deq import images
 from papers.deq.config import Images
 from papers.deq.images import classifier

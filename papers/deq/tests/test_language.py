@@ -9,7 +9,7 @@ import torch
 from memory_recorder import resumes
 
 from common import data
-from common.data.store import Split
+from common.data import Split
 from common.errors import RefigureError
 from common.room import plan
 from papers.deq import language
