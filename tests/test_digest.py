@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import common
 from common.errors import RefigureError
 from common.room import plan, spec
-from common.room.digest import PACKAGES, Definition, Sources, _bound_names
+from common.room.digest import PACKAGES, Definition, Manifest, Module, Sources, _bound_names
 
 HOME = Path(common.__file__).resolve().parents[1]
 
@@ -271,16 +271,16 @@ READING_ATTRIBUTES = {"import_module", "environ", "getenv", "read_text", "read_b
 
 def unfollowed(sources: Sources, reached: Iterable[Definition]) -> Iterator[tuple[Definition, str]]:
     """What decides numbers beside the digest: in what is reached, and in all modules that importing it executes."""
-    executed: dict[str, None] = {}
+    executed: set[Module] = set()
     for name, definition in reached:
-        list(sources._effects(name, executed))
-        module = sources._known(name)
-        nodes = [node for statement in module.nodes(definition) for node in ast.walk(statement)]
+        module = sources.known(name)
+        executed |= module.executed
+        nodes = [node for number in module.bindings[definition] for node in ast.walk(module.body[number])]
         used = {part for used in _names(nodes) for part in (used, *".".join(module.aliases.get(used, [])).split("."))}
         hidden = used & (READERS | READING_ATTRIBUTES)
         hidden |= {node.attr for node in nodes if isinstance(node, ast.Attribute)} & READING_ATTRIBUTES
         yield from (((name, definition), reader) for reader in hidden)
-    for module in filter(None, map(sources.module, executed)):
+    for module in executed:
         own, aliases = set(module.bindings), module.aliases
         foreign = {name for name in aliases for target in aliases[name] if target.partition(".")[0] in PACKAGES}
         for statement in module.body:
@@ -308,7 +308,7 @@ def test_nothing_that_a_run_reaches_hides_from_the_digest(paper: str) -> None:
         ("papers.mplp.agents", "_tanh_derivative"),  # in no digest, though `_tanh` calls it: changing it moves no key
         ("papers.deq.solvers", "_warn_of_floor"),  # remembers of what it has warned
     }
-    reached = {key for each in spec.load(paper).experiments for key in plan.reach(paper, each).statements}
+    reached = {key for each in spec.load(paper).experiments for key in _definitions(plan.reach(paper, each).manifest)}
     assert [each for each in unfollowed(Sources(HOME), reached) if each[0] not in allowed] == []
 
 
@@ -334,8 +334,9 @@ def test_nothing_that_a_run_reaches_hides_from_the_digest(paper: str) -> None:
 )
 def test_what_the_digest_does_not_follow_is_noticed(tmp_path: Path, text: str, pattern: str) -> None:
     tree(tmp_path, {"common/kit.py": KIT, "papers/x/main.py": text + "\n\ndef train():\n    return RATE\n"})
-    reached = list(Sources(tmp_path).reach(("papers.x.main", "train")).statements)
-    assert pattern in {what for _, what in unfollowed(Sources(tmp_path), reached)}
+    sources = Sources(tmp_path)
+    reached = _definitions(sources.reach(("papers.x.main", "train")).manifest)
+    assert pattern in {what for _, what in unfollowed(sources, reached)}
 
 
 @pytest.mark.parametrize("version", ["python3.11", "python3.12", "python3.13", "python3.14"])
@@ -345,7 +346,7 @@ def test_other_versions_of_python_agree(version: str) -> None:
         pytest.skip(f"{version} is not installed")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
-        "from common.room.digest import PACKAGES, Definition, Sources, _bound_names; "
+        "from common.room.digest import Sources; "
         "print(Sources(Path(sys.argv[1])).reach(('papers.deq.copy_memory', 'train')).digest)"
     )
     outputs = {
@@ -355,9 +356,14 @@ def test_other_versions_of_python_agree(version: str) -> None:
     assert len(outputs) == 1
 
 
-def _manifest(root: Path, text: str) -> Mapping[str, Mapping[str, str]]:
+def _manifest(root: Path, text: str) -> Manifest:
     digest_of(root, text)
     return Sources(root).reach(("papers.x.main", "train")).manifest
+
+
+def _definitions(manifest: Manifest) -> set[Definition]:
+    modules = {file: file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in manifest}
+    return {(modules[file], name) for file in manifest for name in manifest[file]}
 
 
 def _names(nodes: Iterable[ast.AST]) -> set[str]:
