@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.data.fetching import MISSING, cache_folder, fault, fetch, hold, log, obtain
-from common.data.registry import DATASETS, DataSet, Split, deviation, get, identity, known_checksums
+from common.data.registry import DATASETS, DataSet, Split, deviation, get, identity
 from common.errors import RefigureError, suggest
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "fetch",
     "get",
     "identity",
-    "known_checksums",
     "load",
     "verify",
 ]

@@ -15,7 +15,7 @@ from common.errors import RefigureError, suggest
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DATASETS", "DataSet", "RawFile", "Source", "Split", "deviation", "get", "identity", "known_checksums"]
+__all__ = ["DATASETS", "DataSet", "RawFile", "Source", "Split", "deviation", "get", "identity"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,6 @@ class DataSet:
     """How the set differs from the official one, or None if it does not."""
     content: Mapping[str, str] = field(default_factory=dict)
     """`split/array` -> `<SHA-256 of its bytes in C order> <type>[<shape>]`: all arrays of the set, or none."""
-    checks: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of texts or recordings in a row, by which others publish the set and earlier runs named it."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +104,6 @@ def identity(name: str) -> dict[str, str]:
     if entry.content:
         return {key: f"sha256:{pinned.split()[0]}" for key, pinned in sorted(entry.content.items())}
     return {file.name: file.identity for file in sorted(entry.sources[0].files, key=lambda file: file.name)}
-
-
-def known_checksums(name: str) -> set[str]:
-    """All checksums that stand for this data, of arrays, files and texts: earlier runs named it by the latter two."""
-    files = {file.identity for source in get(name).sources for file in source.files}
-    return {*identity(name).values(), *files, *(f"sha256:{digest}" for digest in get(name).checks.values())} - {""}
 
 
 def deviation(name: str) -> str | None:
