@@ -7,10 +7,11 @@ LOCKS := requirements.lock requirements-torch.lock $(if $(CUDA),requirements-cud
 READY := $(VENV)/.ready$(if $(CUDA),-cuda)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup test lint gallery artifacts lock benchmark clean
+.PHONY: help setup test test-all lint gallery artifacts lock benchmark clean
 help:
 	@echo "make results/<paper>   environment, training, figures and report (SCALE=smoke|cpu|paper)"
-	@echo "make test              environment, then the whole test suite"
+	@echo "make test              environment, then the tests that take seconds"
+	@echo "make test-all          all tests but those that need Slurm or a GPU"
 	@echo "make setup             the environment alone, in $(VENV) (CUDA=1: with the GPU builds)"
 	@echo "make lint              ruff and mypy"
 	@echo "make benchmark         steps/s against the reference speed"
@@ -35,8 +36,11 @@ results/%: $(READY) FORCE
 FORCE:
 
 test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not cluster and not gpu" --numprocesses auto --dist loadfile
+
+test-all: $(READY)
 	sh tests/browser.sh
-	$(BIN)/python -m pytest -m "not cluster and not gpu" --numprocesses auto
+	$(BIN)/python -m pytest -m "not cluster and not gpu" --numprocesses auto --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check --no-cache .

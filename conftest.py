@@ -1,7 +1,35 @@
-"""Tests that run side by side have one thread each: on small arrays more of them wait for each other."""
+"""What all tests share: a thread each, kept compiled programs, and data that may be out of reach."""
 
+import functools
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+import pytest
+
+from common import data
+from common.errors import RefigureError
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # on small arrays more threads than cores wait for each other
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"):
         os.environ.setdefault(name, "1")
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(data.cache_folder("compiled-by-tests")))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that reads data which cannot be had."""
+    for mark in item.iter_markers("data"):
+        for name in mark.args:
+            if reason := _out_of_reach(name):
+                pytest.skip(reason)
+
+
+@functools.cache
+def _out_of_reach(name: str) -> str:
+    """Why a data set cannot be had here; empty where it can."""
+    try:
+        data.fetch(name)
+    except RefigureError as error:
+        return str(error)
+    return ""

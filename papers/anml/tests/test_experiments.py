@@ -304,7 +304,7 @@ def test_too_few_outputs_for_the_evaluation_classes_are_refused(small):
         meta_test.train(MetaTest(**TEST), (0, 1), Memory(), untrained(outputs=TEST["pool"] - 1))
 
 
-@pytest.mark.data
+@pytest.mark.data("omniglot")
 def test_real_drawings_from_end_to_end(monkeypatch):
     monkeypatch.setitem(NETWORKS, "anml", LEAST)
     config = MetaTrain(**TRAIN | HEAD | {"outputs": 1000})

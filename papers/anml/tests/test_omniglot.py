@@ -64,7 +64,7 @@ def test_a_split_of_another_size_is_refused(split, fault, monkeypatch):
     assert "\n" not in str(fault.value)
 
 
-@pytest.mark.data
+@pytest.mark.data("omniglot")
 @pytest.mark.parametrize("split", ["background", "evaluation"])
 def test_real_drawings(split):
     drawings = omniglot.load(split, 28)
