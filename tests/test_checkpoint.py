@@ -28,7 +28,7 @@ from common.train.trees import flatten, flatten_jax, unflatten, unflatten_jax
 ARRAYS = {
     "weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
     "transposed": np.arange(6.0).reshape(2, 3).T,
-    "half": np.array([1.5, -2, np.nan], ml_dtypes.bfloat16),
+    "half": np.array([1.5, -2, np.nan], np.float16),
     "mask": np.array([True, False]),
     "count": np.array(2**40, np.int64),
     "key": np.array([0, 2**32 - 1], np.uint32),
@@ -68,7 +68,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "a", expect={"scale": "cpu"})
 
 
-@pytest.mark.parametrize("kind", [np.complex128, object, "U3", "datetime64[s]"])
+@pytest.mark.parametrize("kind", [np.complex128, object, "U3", "datetime64[s]", ml_dtypes.bfloat16])
 def test_types_that_the_format_lacks_are_named(tmp_path: Path, kind: Any) -> None:
     with pytest.raises(RefigureError, match=r"array 'x' of type .* convert"):
         save(tmp_path / "a", {"x": np.zeros(2, kind)})
@@ -211,7 +211,7 @@ def test_a_leftover_of_a_killed_process_does_no_harm(tmp_path: Path) -> None:
 def torch_tree(fill: float) -> dict[str, Any]:
     return {
         "box": {"left": torch.full((2, 3), fill).T, "deep": {"count": torch.tensor(int(fill))}},
-        "half": torch.full((2,), fill, dtype=torch.bfloat16),
+        "half": torch.full((2,), fill, dtype=torch.float16),
         "weight": torch.nn.Parameter(torch.full((2,), fill)),
         "none": {},
     }
@@ -223,7 +223,7 @@ def test_torch_state_round_trips_through_a_file(tmp_path: Path) -> None:
     tree = unflatten(like, load(tmp_path / "state")[0])
     assert torch.equal(tree["box"]["left"], torch.full((3, 2), 3.0))
     assert tree["box"]["deep"]["count"].item() == 3
-    assert tree["half"].dtype == torch.bfloat16
+    assert tree["half"].dtype == torch.float16
     assert tree["weight"].requires_grad
     assert tree["none"] == {}
     assert like["box"]["left"].sum() == 0  # the pattern is left alone
@@ -247,7 +247,7 @@ def test_jax_pytrees_round_trip_with_keys_and_functions(tmp_path: Path) -> None:
             "model": model,
             "adam": adam,
             "keys": keys,
-            "half": jnp.full(2, seed, jnp.bfloat16),
+            "half": jnp.full(2, seed, jnp.float16),
             "n": seed,
         }
 

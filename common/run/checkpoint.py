@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from common import atomic
@@ -21,14 +20,6 @@ __all__ = ["load", "save"]
 
 ENTRY = "refigure"
 """The file's one metadata entry, as JSON (the library writes several in random order): meta and checksum."""
-
-CODES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
-    "BOOL": "bool", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
-    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
-}  # fmt: skip
-"""The format's names of element types and NumPy's."""
-
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, str] | None = None) -> None:
     """Write `arrays` and `meta` to `path` so that at every instant `path` is the old file or the new one.
@@ -48,7 +39,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, str] |
 
 
 def load(path: Path, *, expect: Mapping[str, str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays (writable copies) and metadata that `save` wrote to `path`.
+    """The arrays (writable) and metadata that `save` wrote to `path`.
 
     `expect` names metadata that must agree, for instance `{"key": run_key}`: a checkpoint of another
     configuration is refused. Raises RefigureError for that, and for a file that is missing, cut short,
@@ -60,7 +51,7 @@ def load(path: Path, *, expect: Mapping[str, str] | None = None) -> tuple[dict[s
     except OSError as error:
         raise RefigureError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
     try:
-        arrays = {name: _decode(entry) for name, entry in safetensors.deserialize(payload)}
+        arrays = safetensors.numpy.load(payload)
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
         note = json.loads(header.get("__metadata__", {}).get(ENTRY, "{}"))
         meta, recorded = dict(note.get("meta", {})), note.get("sha256")
@@ -81,7 +72,7 @@ def load(path: Path, *, expect: Mapping[str, str] | None = None) -> tuple[dict[s
 
 def _storable(name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array, order="C")  # not ascontiguousarray, which makes a 0-d array 1-d
-    if array.dtype.name not in CODES.values():
+    if array.dtype.kind not in "biufc" or array.dtype in (np.longdouble, np.complex128, np.clongdouble):
         raise RefigureError(f"array {name!r} of type {array.dtype} cannot go into a checkpoint; convert it first")
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
@@ -94,15 +85,3 @@ def _checksum(arrays: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> str:
     for name in names:
         digest.update(arrays[name].reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _decode(entry: Mapping[str, Any]) -> np.ndarray:
-    return np.frombuffer(entry["data"], dtype=_dtype(CODES[entry["dtype"]])).reshape(entry["shape"]).copy()
-
-
-def _dtype(name: str) -> np.dtype:
-    if name == "bfloat16":
-        import ml_dtypes  # comes with JAX; NumPy itself has no bfloat16
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
