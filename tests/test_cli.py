@@ -192,7 +192,7 @@ def test_a_damaged_run_under_a_claim_is_one_line(toy: Toy, refigure: Refigure) -
     path.write_text(path.read_text().replace('"x"', '"y"'))
     status, _, err = refigure("diff")
     assert status == 1
-    assert "was changed after the run ended" in fault_of(err)
+    assert "was changed after it was written" in fault_of(err)
 
 
 def test_explain_names_what_changed(toy: Toy, refigure: Refigure) -> None:

@@ -154,7 +154,7 @@ def test_a_damaged_file_of_a_run_is_never_drawn(drawn: Toy) -> None:
         with pytest.raises(RefigureError, match=path.parent.name):
             build("toy_paper", "cpu")
         path.unlink()
-        with pytest.raises(RefigureError, match=f"{name} is missing|not there or not finished"):
+        with pytest.raises(RefigureError, match=f"{name} cannot be read|not there or not finished"):
             build("toy_paper", "cpu")
         path.write_bytes(kept)
     assert content(drawn) == before

@@ -1,7 +1,7 @@
 """What a report is made of, without making it; light, for the workflow's every start."""
 
 import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,9 @@ def checked_results(paper: str) -> dict[str, Any]:
     """
     folder = spec.root() / "results" / paper
     again = f"snakemake results/{paper} makes it again, dvc pull results/{paper} may bring it"
-    try:
-        provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-        whole, files = provenance["digest"] == record.with_digest(provenance)["digest"], provenance["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RefigureError(f"{folder / PROVENANCE} cannot be read ({error}): {again}") from None
-    names = output_names(paper)[:-1]
-    altered = [name for name in names if _checksum(folder / name) != files.get(name)] if whole else [PROVENANCE]
+    provenance = record.read_whole(folder / PROVENANCE, again)
+    files: Mapping[str, str] = provenance["files"]
+    altered = [name for name in output_names(paper)[:-1] if _checksum(folder / name) != files.get(name)]
     if altered:
         raise RefigureError(f"{folder / altered[0]} is not as it was drawn: {again}")
     return provenance

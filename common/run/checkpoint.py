@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -20,6 +19,7 @@ __all__ = ["load", "save"]
 
 ENTRY = "refigure"
 """The file's one metadata entry, as JSON (the library writes several in random order): meta and checksum."""
+
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, str] | None = None) -> None:
     """Write `arrays` and `meta` to `path` so that at every instant `path` is the old file or the new one.

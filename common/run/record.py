@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from common.run.progress import Progress
 
 __all__ = [
-    "FinishedRun", "Run", "close", "is_done", "opened", "read", "read_identity", "replaced", "sha256_of", "with_digest",
+    "FinishedRun", "Run", "close", "is_done", "opened", "read", "read_identity", "read_whole", "replaced", "sha256_of",
+    "with_digest",
 ]  # fmt: skip
 
 DONE = "metrics.json"
@@ -77,7 +78,6 @@ class Run(Recorder):
         self._seconds_before = 0.0
         self._sessions_before = 0
         self._has_saved = False
-        self._stream = _Stream(folder / STREAM)
 
     def begin(self, *, resume: bool = True) -> None:
         """Make the folder and say in it whose it is.
@@ -88,25 +88,18 @@ class Run(Recorder):
         Raises:
             RefigureError: The folder holds another run, or another state of this one's record.
         """
-        identity, record, path = self.plan.identity, opened(self.plan), self.folder / "config.json"
-        if path.exists():
-            present = _read_json(path)
-            if present.get("key") != identity.key:
+        if (self.folder / "config.json").exists():
+            present, _ = read_identity(self.folder)
+            if present.key != self.plan.identity.key:
                 raise RefigureError(
-                    f"{self.folder} holds another run (key {present.get('key')}, this one has {identity.key}): "
+                    f"{self.folder} holds another run (key {present.key}, this one has {self.plan.identity.key}): "
                     "give another folder with --out, or move that one away"
                 )
-            for name in sorted({*record, *present} - {"manifest"}):  # of which equal keys may differ in names
-                if record.get(name) != present.get(name):
-                    raise RefigureError(
-                        f"{path} was changed ({name} is {present.get(name)!r}, not {record.get(name)!r}): delete the "
-                        "run's folder and run it again"
-                    )
-        atomic.write_json(path, record)
+        atomic.write_json(self.folder / "config.json", opened(self.plan))
         if not resume:
             (self.folder / RESUME).unlink(missing_ok=True)
         if not (self.folder / RESUME).exists():
-            self._stream.cut("")
+            (self.folder / STREAM).unlink(missing_ok=True)
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
         """Append one line to the metrics stream."""
@@ -118,8 +111,9 @@ class Run(Recorder):
             raise RefigureError(
                 f"{self.plan.identity}: {', '.join(wrong)} is not finite at step {step}; the last checkpoint is kept"
             ) from None
-        with writing(f"{self.folder / STREAM} at step {step}"):
-            self._stream.append(line)
+        path = self.folder / STREAM
+        with writing(f"{path} at step {step}"), path.open("ab") as stream:
+            stream.write(line.encode())
 
     def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
         """Replace the last good checkpoint, which holds length and hash of the metrics stream so far."""
@@ -128,7 +122,7 @@ class Run(Recorder):
             "step": str(int(step)),
             "seconds": repr(self._seconds()),
             "sessions": str(self._sessions_before + 1),
-            "stream": self._stream.synced(),
+            "stream": _mark(self._synced_stream()),
         }
         checkpoint.save(self.folder / RESUME, state, meta)
         self._saved = time.monotonic()
@@ -146,7 +140,16 @@ class Run(Recorder):
         if not self._has_saved:  # a loop after another reads what this session wrote, whose time is counted already
             self._seconds_before = float(meta["seconds"])
             self._sessions_before = int(meta["sessions"])
-        self._stream.cut(meta["stream"])
+        path = self.folder / STREAM
+        content = path.read_bytes() if path.exists() else b""
+        kept = content[: int(meta["stream"].partition(":")[0])]
+        if _mark(kept) != meta["stream"]:
+            raise RefigureError(
+                f"{path} is damaged (it is not what the checkpoint beside it was written after): delete the "
+                "run's folder and run it again"
+            )
+        if kept != content:
+            atomic.write_bytes(path, kept)
         return int(meta["step"]), arrays
 
     def progress(self, step: int, total: int) -> None:
@@ -176,12 +179,26 @@ class Run(Recorder):
             atomic.write_bytes(self.folder / "arrays.npz", _packed(outcome.arrays))
         if outcome.parameters:
             checkpoint.save(self.folder / FINAL, outcome.parameters)
-        self._stream.synced()
+        self._synced_stream()
         times = {"seconds": round(self._seconds(), 3), "sessions": self._sessions_before + 1}
         close(self.plan, self.folder, metrics, {**provenance, **times})
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
+
+    def _synced_stream(self) -> bytes:
+        """The metrics stream so far, which from now on survives a power cut."""
+        path = self.folder / STREAM
+        if not path.exists():
+            return b""
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            return stream.read()
+
+
+def _mark(stream: bytes) -> str:
+    """Length and hash of a metrics stream."""
+    return f"{len(stream)}:{hashlib.sha256(stream).hexdigest()}"
 
 
 def opened(plan: "PlannedRun") -> dict[str, Any]:
@@ -205,48 +222,6 @@ def close(
     atomic.write_json(folder / DONE, with_digest({**final, "files": {**(absent or {}), **files}}))
     with contextlib.suppress(OSError):
         (folder / RESUME).unlink(missing_ok=True)
-
-
-class _Stream:
-    """A file of lines whose length and hash are known at every moment."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._length = 0
-        self._hash = hashlib.sha256()
-
-    def append(self, line: str) -> None:
-        """Write one line at the end."""
-        content = line.encode()
-        with self._path.open("ab") as stream:
-            stream.write(content)
-        self._length += len(content)
-        self._hash.update(content)
-
-    def synced(self) -> str:
-        """The mark of what is written so far, which then survives a power cut."""
-        if self._path.exists():
-            with self._path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        return f"{self._length}:{self._hash.hexdigest()}"
-
-    def cut(self, mark: str) -> None:
-        """Take back what came after a mark; all of it for the empty one.
-
-        Raises:
-            RefigureError: What came before it is not what was written.
-        """
-        length, _, expected = mark.partition(":")
-        content = self._path.read_bytes() if self._path.exists() else b""
-        kept = content[: int(length or 0)]
-        self._length, self._hash = len(kept), hashlib.sha256(kept)
-        if mark and self._hash.hexdigest() != expected:
-            raise RefigureError(
-                f"{self._path} is damaged (it is not what the checkpoint beside it was written after): delete the "
-                "run's folder and run it again"
-            )
-        if kept != content:
-            atomic.write_bytes(self._path, kept)
 
 
 @dataclass(frozen=True)
@@ -314,15 +289,9 @@ class FinishedRun:
                 self._content(name)
 
     def _content(self, name: str) -> bytes:
-        path = self.folder / name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise RefigureError(f"{path} is missing: {MEND}") from None
-        except OSError as error:
-            raise RefigureError(f"{path} cannot be read ({error.strerror}): {MEND}") from None
+        content = _read_bytes(self.folder / name)
         if hashlib.sha256(content).hexdigest() != self.checksums.get(name):
-            raise RefigureError(f"{path} is damaged (its checksum differs): {MEND}")
+            raise RefigureError(f"{self.folder / name} is damaged (its checksum differs): {MEND}")
         return content
 
 
@@ -348,10 +317,9 @@ def replaced(run: "FinishedRun", target: Path) -> Iterator[None]:
 def is_done(folder: Path, key: str) -> bool:
     """Whether the folder holds the finished run of that key."""
     try:
-        final = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return bool(read_whole(folder / DONE).get("key") == key)
+    except RefigureError:
         return False
-    return isinstance(final, dict) and final.get("key") == key and _is_whole(final)
 
 
 def read(folder: Path) -> FinishedRun:
@@ -362,7 +330,7 @@ def read(folder: Path) -> FinishedRun:
     """
     if not (folder / DONE).is_file():
         raise RefigureError(f"{folder}: not a finished run (no {DONE}); run it again, it goes on where it stopped")
-    final, provenance = (_whole(folder / name) for name in (DONE, PROVENANCE))
+    final, provenance = read_whole(folder / DONE), read_whole(folder / PROVENANCE)
     identity, manifest = read_identity(folder)
     if identity.key != final.get("key"):
         raise RefigureError(f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {MEND}")
@@ -373,9 +341,8 @@ def read(folder: Path) -> FinishedRun:
                 f"{folder / DONE}: metric {name} has {len(values)} values, not {len(identity.seeds)}: {MEND}"
             )
     checksums = build(dict[str, str], final.get("files"), f"{folder / DONE}: files")
-    for name in checksums:
-        if name not in FILES:
-            raise RefigureError(f"{folder / DONE} names {name!r}, which no run writes: {MEND}")
+    if foreign := sorted({*checksums} - {*FILES}):
+        raise RefigureError(f"{folder / DONE} names {foreign[0]!r}, which no run writes: {MEND}")
     run = FinishedRun(folder, identity, metrics, provenance, manifest, checksums)
     run._content("config.json")
     return run
@@ -387,12 +354,13 @@ def read_identity(folder: Path) -> tuple[Identity, Manifest]:
     Raises:
         RefigureError: It is missing, damaged, or its key does not fit the rest.
     """
-    record, where = _read_json(folder / "config.json"), str(folder / "config.json")
+    path = folder / "config.json"
+    record = _read_json(path)
     key = record.pop("key", None)
-    manifest = build(dict[str, dict[str, str]], record.pop("manifest", None), f"{where}: manifest")
-    identity: Identity = build(Identity, record, where)
+    manifest = build(dict[str, dict[str, str]], record.pop("manifest", None), f"{path}: manifest")
+    identity: Identity = build(Identity, record, str(path))
     if identity.key != key:
-        raise RefigureError(f"{folder}: its configuration has key {identity.key}, not {key}: {MEND}")
+        raise RefigureError(f"{path} was changed (its configuration has key {identity.key}, it says {key}): {MEND}")
     return identity, manifest
 
 
@@ -402,20 +370,17 @@ def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**bare, "digest": hashlib.sha256(canonical(bare).encode()).hexdigest()}
 
 
-def _whole(path: Path) -> dict[str, Any]:
-    """A record, compared with its digest."""
-    content = _read_json(path)
-    if not _is_whole(content):
-        raise RefigureError(f"{path} was changed after the run ended (digest differs): {MEND}")
-    return content
+def read_whole(path: Path, mend: str = MEND) -> dict[str, Any]:
+    """A record, compared with its digest.
 
-
-def _is_whole(content: Mapping[str, Any]) -> bool:
-    """Whether the content is what its digest was taken of."""
-    try:
-        return bool(content.get("digest") == with_digest(content)["digest"])
-    except ValueError:  # a number that is not finite, which no run writes
-        return False
+    Raises:
+        RefigureError: It is missing, damaged or altered; the message ends with `mend`.
+    """
+    content = _read_json(path, mend)
+    with contextlib.suppress(ValueError):  # of a number that is not finite, which is never written
+        if content.get("digest") == with_digest(content)["digest"]:
+            return content
+    raise RefigureError(f"{path} was changed after it was written (its digest differs): {mend}")
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -434,13 +399,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, mend: str = MEND) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RefigureError(f"{path} is missing: {MEND}") from None
-    except (OSError, ValueError) as error:
-        raise RefigureError(f"{path} cannot be read ({error}): {MEND}") from None
+        value = json.loads(_read_bytes(path, mend))
+    except ValueError as error:
+        raise RefigureError(f"{path} cannot be read ({error}): {mend}") from None
     if not isinstance(value, dict):
-        raise RefigureError(f"{path} is not what a run writes: {MEND}")
+        raise RefigureError(f"{path} is not what a run writes: {mend}")
     return value
+
+
+def _read_bytes(path: Path, mend: str = MEND) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RefigureError(f"{path} cannot be read ({error.strerror}): {mend}") from None
