@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from common.errors import RefigureError
 from common.room import spec
 from common.room.config import build, read_yaml
-from common.room.spec import Paper, ScaleName
+from common.room.spec import ScaleName
 
 __all__ = ["Bound", "Claim", "Kind", "Measure", "Published", "Source", "Tolerance", "load"]
 
@@ -126,25 +125,15 @@ class Claim:
         return (self.ours, *([self.against] if self.against else []))
 
 
-_loaded: dict[tuple[Path, str], tuple[Paper, list[Claim]]] = {}
-"""Claims by repository and paper, with the spec that they were checked against."""
-
-
+@spec.once
 def load(paper: str) -> list[Claim]:
-    """The claims of a paper, checked against its experiments; read once per process, and again with its spec.
+    """The claims of a paper, checked against its experiments.
 
     Raises:
         RefigureError: A fault in `claims.yaml`, or a claim that names what does not exist.
     """
-    room, place = spec.load(paper), (spec.root(), paper)
-    if place not in _loaded or _loaded[place][0] is not room:
-        _loaded[place] = room, _read(room, *place)
-    return _loaded[place][1]
-
-
-def _read(room: Paper, folder: Path, paper: str) -> list[Claim]:
     where = f"papers/{paper}/claims.yaml"
-    document = read_yaml(folder / where, where)
+    document = read_yaml(spec.root() / where, where)
     entries = document.get("claims") if isinstance(document, Mapping) else None
     if not isinstance(entries, list) or set(document) != {"claims"}:
         raise RefigureError(f"{where}: expected one key 'claims' with a list")
@@ -156,7 +145,7 @@ def _read(room: Paper, folder: Path, paper: str) -> list[Claim]:
         if claim.id in claims:
             raise RefigureError(f"{place}: the id stands there twice")
         for measure in claim.measures:
-            experiment = spec.find(room.experiments, measure.experiment, "experiment", place)
+            experiment = spec.find(spec.load(paper).experiments, measure.experiment, "experiment", place)
             spec.find(experiment.variants, measure.variant, "variant", place)
             scale = spec.find(experiment.scales, claim.scale, "scale", place)
             if measure.variant not in (scale.variants or experiment.variants):

@@ -38,7 +38,6 @@ Definition = tuple[str, str]
 """Module, or its file, and name."""
 Manifest = Mapping[str, Mapping[str, str]]
 """File to definition to 16 hex digits of its own meaning, in which a reference counts as its name."""
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Node = TypeVar("Node")
 
 
@@ -168,9 +167,11 @@ class Module:
         """Local name to the dotted names that imports give it."""
         bound = {n: _bound_names([each]) for n, each in enumerate(self.body) if not _is_silent(each)}
         bound = {number: names for number, names in bound.items() if names != {"__all__"}}
+        owners = set().union(*bound.values())
         for number, names in bound.items():
-            for owner in names or _names(self.body[number]) & set().union(*bound.values()) or {EFFECTS}:
-                self.bindings.setdefault(owner, []).append(number)
+            mentioned = {node.id for node in ast.walk(self.body[number]) if isinstance(node, ast.Name)}
+            for name in names or mentioned & owners or {EFFECTS}:
+                self.bindings.setdefault(name, []).append(number)
         for node in ast.walk(ast.Module(self.body, [])):
             for alias, target in self._imports(node):
                 self.aliases.setdefault(alias, []).append(target)
@@ -182,7 +183,7 @@ class Module:
 
     @cached_property
     def effects(self) -> list[Definition]:
-        """What of that belongs to no name."""
+        """What importing this module executes that belongs to no name."""
         return [(module.name, EFFECTS) for module in self.executed if EFFECTS in module.bindings]
 
     def _imported(self) -> "list[Module]":
@@ -261,7 +262,7 @@ class _Writer:
         """A name in the statement; what a definition itself is called does not matter."""
         return "_" if name == self.name and not self.inside else name
 
-    def _function(self, node: FunctionNode) -> str:
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> str:
         given = node.args
         listed = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
         arguments = [argument.arg for argument in listed if argument]
@@ -357,14 +358,8 @@ def _executed(statement: ast.stmt) -> list[ast.stmt]:
 
 def _is_silent(node: object) -> bool:
     """Whether a statement decides no number: a docstring, an import."""
-    match node:
-        case ast.Expr(value=ast.Constant(value=str())) | ast.Import() | ast.ImportFrom():
-            return True
-    return False
-
-
-def _names(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
+    return isinstance(text, str) or isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _bound_names(statements: Iterable[ast.AST]) -> set[str]:

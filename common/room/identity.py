@@ -9,7 +9,7 @@ from typing import Any
 
 from common.room.config import canonical, to_dict
 
-__all__ = ["Deviation", "Identity", "key_of"]
+__all__ = ["Deviation", "Identity"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,12 @@ class Identity:
     @property
     def inputs(self) -> dict[str, Any]:
         """The fields as plain data."""
-        fields: dict[str, Any] = to_dict(self)
-        return fields
+        return dict(to_dict(self))
 
     @property
     def key(self) -> str:
-        """The first 12 hex digits of the digest of `inputs`."""
-        return key_of(self.inputs)
+        """The first 12 hex digits of the SHA-256 of `inputs`."""
+        return hashlib.sha256(canonical(self.inputs).encode()).hexdigest()[:12]
 
     @property
     def group(self) -> Path:
@@ -94,8 +93,3 @@ class Identity:
 
     def __str__(self) -> str:
         return self.path.as_posix()
-
-
-def key_of(inputs: Mapping[str, Any]) -> str:
-    """The first 12 hex digits of the SHA-256 of plain data."""
-    return hashlib.sha256(canonical(inputs).encode()).hexdigest()[:12]

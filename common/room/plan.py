@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from common import data
 from common.errors import RefigureError
 from common.room import spec
 from common.room.config import build, override, to_dict
-from common.room.digest import Manifest, Reach, Sources
+from common.room.digest import Definition, Manifest, Reach, Sources
 from common.room.identity import Deviation, Identity
-from common.room.spec import Expected, Scale, ScaleName, find
+from common.room.spec import Expected, ScaleName, find, forget, once
 
 __all__ = ["PlannedRun", "forget", "plan", "plan_run", "resolve"]
 
@@ -92,7 +92,7 @@ def plan_run(
     except ValueError as error:
         raise RefigureError(f"{paper}/{experiment}/{variant}: {error}") from None
     deviations = (
-        *_differences(paper, experiment, variant, config, size, assignments),
+        *_differences(to_dict(config), to_dict(resolve(paper, experiment, variant, None)), assignments, size.why),
         *(Deviation(f"data set {name}", str(data.deviation(name))) for name in names if data.deviation(name)),
         *entry.deviations,
         *chosen.deviations,
@@ -117,7 +117,7 @@ def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, 
         size = find(entry.scales, scale, "scale", f"{paper}/{experiment}")
         settings |= {**size.config, **size.only.get(variant, {})}
     where = f"papers/{paper}/paper.yaml: {experiment}/{variant}" + (f" at scale {scale}" if scale else "")
-    kind = _config_class(paper, experiment)
+    kind = _config_class(paper, experiment, entry.config_class)
     config = build(kind, settings, where)
     if assignments:
         config = build(kind, override(to_dict(config), assignments), "--set")
@@ -130,28 +130,19 @@ def reach(paper: str, experiment: str) -> Reach:
     return code_of((entry.module, "train"), (f"papers.{paper}.config", entry.config_class), *RUNTIME)
 
 
-def code_of(*roots: tuple[str, str]) -> Reach:
-    """What some definitions reach, looked up once per process until `forget`."""
-    key = (spec.root(), roots)
-    if key not in _reaches:
-        _reaches[key] = _sources.setdefault(spec.root(), Sources(spec.root())).reach(*roots)
-    return _reaches[key]
+@once
+def code_of(*roots: Definition) -> Reach:
+    """What some definitions reach."""
+    return _sources().reach(*roots)
 
 
-_reaches: dict[Any, Reach] = {}
-_sources: dict[Path, Sources] = {}
+@once
+def _sources() -> Sources:
+    return Sources(spec.root())
 
 
-def forget() -> None:
-    """Read specs and sources again at the next look."""
-    _reaches.clear()
-    _sources.clear()
-    spec.forget()
-
-
-def _config_class(paper: str, experiment: str) -> type:
+def _config_class(paper: str, experiment: str, name: str) -> type:
     """The dataclass of an experiment's settings, from the paper's light `config` module."""
-    entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
     if str(spec.root()) not in sys.path:
         sys.path.insert(0, str(spec.root()))
     try:
@@ -160,23 +151,22 @@ def _config_class(paper: str, experiment: str) -> type:
         raise RefigureError(f"papers/{paper}/config.py, line {error.lineno}: {error.msg}") from None
     except Exception as error:  # whatever a paper's own module raises
         raise RefigureError(f"papers/{paper}/config.py cannot be imported: {error}") from None
-    kind = getattr(module, entry.config_class, None)
+    kind = getattr(module, name, None)
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
         raise RefigureError(
             f"papers/{paper}/paper.yaml: experiments.{experiment}.config_class: "
-            f"papers/{paper}/config.py has no dataclass {entry.config_class!r}"
+            f"papers/{paper}/config.py has no dataclass {name!r}"
         )
     return kind
 
 
 def _differences(
-    paper: str, experiment: str, variant: str, config: Any, scale: Scale, assignments: Sequence[str]
+    settings: Mapping[str, Any], published: Mapping[str, Any], assignments: Sequence[str], why: str
 ) -> list[Deviation]:
     """The settings that are not the published ones, each as a deviation that touches every claim."""
-    published = to_dict(resolve(paper, experiment, variant, None))
     typed = {text.partition("=")[0].strip() for text in assignments}
     return [
-        Deviation(f"{key}: {value} instead of {published[key]}", "set by hand" if key in typed else scale.why)
-        for key, value in to_dict(config).items()
+        Deviation(f"{key}: {value} instead of {published[key]}", "set by hand" if key in typed else why)
+        for key, value in settings.items()
         if value != published[key]
     ]

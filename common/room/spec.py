@@ -4,11 +4,11 @@ Light to import (no torch, no jax): the command line and Snakemake read it at ev
 process; `forget` lets the next look read it again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 from common.errors import RefigureError, suggest
 from common.room.config import build, read_yaml
@@ -26,11 +26,14 @@ __all__ = [
     "find",
     "forget",
     "load",
+    "once",
     "papers",
     "root",
     "scale_name",
 ]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 ScaleName = Literal["smoke", "cpu", "paper"]
 SCALES: tuple[ScaleName, ...] = get_args(ScaleName)
 """From the smallest to the published settings."""
@@ -194,38 +197,43 @@ def root() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def papers() -> list[str]:
-    """Names of all papers, sorted."""
-    return list(_papers(root()))
+def once(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function give each answer once per process and repository, until `forget`."""
+
+    @wraps(function)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = (function, root(), args, *kwargs.items())
+        if key not in _answers:
+            _answers[key] = function(*args, **kwargs)
+        return _answers[key]
+
+    return answer
 
 
-@cache
-def _papers(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.parent.name for path in folder.glob("papers/*/paper.yaml")))
+_answers: dict[Any, Any] = {}
 
 
 def forget() -> None:
     """Read files again at the next look."""
-    _papers.cache_clear()
-    _load.cache_clear()
+    _answers.clear()
 
 
+def papers() -> list[str]:
+    """Names of all papers, sorted."""
+    return sorted(path.parent.name for path in root().glob("papers/*/paper.yaml"))
+
+
+@once
 def load(paper: str) -> Paper:
     """The spec of a paper.
 
     Raises:
         RefigureError: No such paper, or a fault in its `paper.yaml` (file and key are named).
     """
-    folder = root()
-    if paper not in _papers(folder):
-        raise RefigureError(f"no paper {paper!r}; {suggest(paper, _papers(folder))}")
-    return _load(folder, paper)
-
-
-@cache
-def _load(folder: Path, paper: str) -> Paper:
+    if paper not in papers():
+        raise RefigureError(f"no paper {paper!r}; {suggest(paper, papers())}")
     where = f"papers/{paper}/paper.yaml"
-    spec: Paper = build(Paper, read_yaml(folder / where, where), where)
+    spec: Paper = build(Paper, read_yaml(root() / where, where), where)
     for name, experiment in spec.experiments.items():
         place = f"{where}: experiments.{name}"
         if not experiment.variants:
