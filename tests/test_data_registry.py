@@ -16,7 +16,9 @@ from common.errors import RefigureError
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(data.DATASETS)
-OFFICIAL = {"mnist", "fashion-mnist", "omniglot", "cifar10", "ptb", "fsdd", "tiny-imagenet"}
+OFFICIAL = {"mnist", "fashion-mnist", "omniglot", "cifar10", "ptb", "fsdd", "tiny-imagenet", "mplp-released"}
+VENDORED = {"mplp-released"}
+"""Their home is the repository: `artifacts/released/`."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,7 +45,8 @@ def test_entry_is_complete(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_repacking_is_exact_or_a_set_of_its_own(name: str) -> None:
     entry = data.get(name)
-    assert (name in OFFICIAL) == (data.deviation(name) is None) == all(raw.urls for raw in entry.sources[0].files)
+    assert (name in OFFICIAL) == (data.deviation(name) is None)
+    assert (name in OFFICIAL - VENDORED) == all(raw.urls for raw in entry.sources[0].files)
     assert len(entry.sources) == 1 or entry.content, "several sources must be held to the same content"
 
 
@@ -51,7 +54,7 @@ def test_a_repacking_is_exact_or_a_set_of_its_own(name: str) -> None:
 def test_identity_names_arrays_where_they_are_pinned_and_else_files(name: str) -> None:
     identity = data.identity(name)
     assert all(re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", value) for value in identity.values())
-    assert all("/" in key for key in identity) == (name not in ("cifar10", "tiny-imagenet"))
+    assert all("/" in key for key in identity) == (name not in ("cifar10", "tiny-imagenet", *VENDORED))
 
 
 def test_different_sets_have_different_identities() -> None:
@@ -82,14 +85,19 @@ def test_committed_dvc_files_agree_with_the_registry() -> None:
     remotes = configparser.ConfigParser()
     remotes.read(folder / ".dvc/config")
     files = {f"{s.folder}/{raw.name}.dvc": raw for e in data.DATASETS.values() for s in e.sources for raw in s.files}
-    official = {path: raw for path, raw in files.items() if raw.urls}
-    assert {str(path.relative_to(folder)) for path in folder.glob("*/*.dvc")} == set(official)
-    for path, raw in official.items():
+    vendored = {f"{s.folder}/{r.name}.dvc" for name in VENDORED for s in data.get(name).sources for r in s.files}
+    tracked = {path: raw for path, raw in files.items() if raw.urls or path in vendored}
+    assert {str(path.relative_to(folder)) for path in folder.glob("*/*.dvc")} == set(tracked)
+    for path, raw in tracked.items():
         stage = yaml.safe_load((folder / path).read_text())
         (out,) = stage["outs"]
         assert (out["path"], out.get("md5"), out.get("size")) == (raw.name, raw.md5, raw.size)
-        assert not out["push"], "raw data must not reach artifacts/"
         assert f"/{raw.name}\n" in (folder / path).with_name(".gitignore").read_text()
+        if path in vendored:
+            assert out["remote"] == "released"
+            assert (ROOT / "artifacts/released/files/md5" / raw.md5[:2] / raw.md5[2:]).stat().st_size == raw.size
+            continue
+        assert not out["push"], "raw data must not reach artifacts/"
         if raw.md5:
             assert stage["meta"]["url"] == raw.urls[0]
             remote = remotes[f"'remote \"{out['remote']}\"'"]

@@ -223,10 +223,18 @@ def tiny_imagenet_jpeg(paths: Files) -> Iterator[Piece]:
         yield f"{split}/classes", [row[2] for row in rows]
 
 
+def npz_by_split(paths: Files) -> Iterator[Piece]:
+    """Plain arrays, a file a split, which its name holds: `checkpoint_<split>.npz`, `checkpoint_<split>_<more>.npz`."""
+    for name, path in paths.items():
+        split = name.removesuffix(".npz").split("_")[1]
+        for key, array in npz(path).items():
+            yield f"{split}/{key}", array
+
+
 DECODERS: dict[str, Callable[[Files], Iterator[Piece]]] = {
     function.__name__: function
     for function in (
         *(idx, omniglot_bits, omniglot_zip, cifar10_binary, cifar10_jpeg, ptb_text, ptb_archive),
-        *(fsdd_npz, fsdd_archive, tiny_imagenet_zip, tiny_imagenet_jpeg),
+        *(fsdd_npz, fsdd_archive, tiny_imagenet_zip, tiny_imagenet_jpeg, npz_by_split),
     )
 }

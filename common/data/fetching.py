@@ -38,7 +38,7 @@ def fetch(name: str) -> dict[str, Path]:
     """The raw files of a data set, verified, by file name.
 
     Each comes from the cache if it is there and whole; else from `REFIGURE_MIRROR` (a folder or URL laid out as `<set
-    folder>/<file>`); else from `data/` of the repository around the current folder; else from its official URLs. An
+    folder>/<file>`); else from `data/` or `artifacts/` of the repository around this folder; else from its URLs. An
     exact repacking in a local place serves as well as the official archive. RefigureError says what to do without any.
     """
     return obtain(name)[1]
@@ -123,6 +123,8 @@ def _near(raw: RawFile, source: Source) -> Iterator[str]:
     parents = (Path.cwd(), *Path.cwd().parents)
     if repository := next((parent for parent in parents if (parent / ".git").exists()), None):
         yield str(repository / "data" / source.folder / raw.name)
+        if raw.md5 and not raw.urls:  # what DVC keeps in the repository
+            yield str(repository / "artifacts" / "released" / "files" / "md5" / raw.md5[:2] / raw.md5[2:])
 
 
 def _bring(raw: RawFile, places: Iterable[str], folder: Path, rejected: list[str]) -> bool:

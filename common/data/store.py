@@ -60,10 +60,10 @@ def _write(folder: Path, pieces: Iterable[decoders.Piece]) -> dict[str, str]:
         split, name = key.split("/")
         of_split = record.setdefault(split, {"arrays": {}, "names": {}})
         if isinstance(value, np.ndarray):
-            values = np.ascontiguousarray(value)
+            values = np.asarray(value, order="C")
             with (folder / f"{split}-{name}.npy").open("wb") as stream:  # np.save hides that a disk is full
                 np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
-                stream.write(values.data)
+                stream.write(values.reshape(-1).data)
             described[key] = of_split["arrays"][name] = describe(values)
         else:
             of_split["names"][name] = [str(text) for text in value]

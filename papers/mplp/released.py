@@ -4,16 +4,12 @@ They are plain arrays with the names of the authors' code, `L<position>_<W|b>_<a
 Positions count all operations of a network: each dense layer, its activation or softmax, and finally the loss.
 """
 
-import hashlib
-import io
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from common.errors import RefigureError
+from common import data
 from common.train.recorder import Outcome, Recorder
 from papers.mplp.agents import GRU, MLP, Standardiser, Stateless
 from papers.mplp.config import MetaTrain, Released
@@ -21,59 +17,30 @@ from papers.mplp.evaluate import measure
 from papers.mplp.meta_train import Learned, spec_of
 from papers.mplp.network import Agents, Layer, LayerStatistics, Protocol, Spec, Statistics
 
-__all__ = ["FILES", "gru_of", "network_of", "protocol_of", "read", "train"]
+__all__ = ["TRAINED", "gru_of", "network_of", "protocol_of", "train"]
 
 Arrays = Mapping[str, np.ndarray]
-FILES = {
-    "sinusoid": (
-        "checkpoint_sinusoid_5x10.npz", "c3c1e2dc972e3180c827129e415fe172734b75fffbae40f0bb7eb33cd41c6e41",
-        MetaTrain(),
+TRAINED = {
+    "sinusoid": MetaTrain(),
+    "maml": MetaTrain(
+        hidden=0, steps=2, pool=0, hint=0.0, held_out=20, train_messages=False, meta_steps=258_202,
     ),
-    "maml": (
-        "checkpoint_maml_2x10.npz", "dbcde52e39c214c3e4e5e25d1593c5aa5c5d50b6531ca1336467ca99340d48b3",
-        MetaTrain(hidden=0, steps=2, pool=0, hint=0.0, held_out=20, train_messages=False, meta_steps=258_202),
-    ),
-    "mnist": (
-        "checkpoint_mnist.npz", "4d1801382036dc1a8f0a24fa8d2fd7db1120df24bc3142637a544bf6e003270d",
-        MetaTrain(
-            task="mnist", sizes=(144, 50, 10), activation="sigmoid", message=4, hidden=7, shared=True, steps=20,
-            examples=8, networks=1, pool=16, held_out=8, rounds=5, blend=0.5, rate=5e-4, last_rate=5e-4,
-            meta_steps=5000,
-        ),
+    "mnist": MetaTrain(
+        task="mnist", sizes=(144, 50, 10), activation="sigmoid", message=4, hidden=7, shared=True, steps=20,
+        examples=8, networks=1, pool=16, held_out=8, rounds=5, blend=0.5, rate=5e-4, last_rate=5e-4,
+        meta_steps=5000,
     ),
 }  # fmt: skip
-"""For each protocol its file, the file's SHA-256, and the settings of its meta-training."""
+"""The settings by which each protocol was meta-trained."""
 
 
 def train(config: Released, seeds: Sequence[int], run: Recorder) -> Outcome:
     """Test the released parameters; seeds differ in networks and tasks."""
-    trained = FILES[config.protocol][2]
-    arrays, spec = read(config.protocol), spec_of(trained)
+    trained = TRAINED[config.protocol]
+    arrays, spec = data.load("mplp-released", config.protocol).arrays, spec_of(trained)
     start = None if trained.pool else network_of(arrays, spec)
     learned = Learned(*protocol_of(arrays, spec), start)
     return measure(config, trained, [learned] * len(seeds), seeds, run)
-
-
-def read(protocol: str) -> Arrays:
-    """The arrays of a released protocol, from the folder `mplp` of `REFIGURE_GOLDEN`.
-
-    Raises:
-        RefigureError: The file is missing or has another checksum.
-    """
-    name, digest, _ = FILES[protocol]
-    folder = os.environ.get("REFIGURE_GOLDEN")
-    advice = "dvc pull runs/mplp brings the finished runs instead"
-    if not folder:
-        raise RefigureError(f"set REFIGURE_GOLDEN to a folder that holds the released mplp/{name}; {advice}")
-    path = Path(folder).expanduser() / "mplp" / name
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RefigureError(f"{path}: {error.strerror}; it holds the released parameters; {advice}") from None
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise RefigureError(f"{path} is not the file of the released parameters (SHA-256 {digest}); {advice}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
 
 
 def _mlp(arrays: Arrays, prefix: str) -> MLP:

@@ -1,7 +1,5 @@
 """Meta-training, evaluation and baselines end to end; and what is refused."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +67,7 @@ def test_frozen_messages_stay_and_count_nothing(memory: type) -> None:
 
 def test_published_numbers_of_trained_parameters() -> None:
     """24,972 of agents without trained messages and 481 of the initial network (card)."""
-    config = released.FILES["maml"][2]
+    config = released.TRAINED["maml"]
     learned = jax.eval_shape(lambda: meta_train.begin(config, None, jax.random.key(0))).learned
     protocol, start = meta_train.trained_part(config, learned)
     assert sum(array.size for array in jax.tree.leaves(protocol)) == 24_972
@@ -137,19 +135,6 @@ def test_gradient_descent_learns_and_tunes_its_rate_on_training_images(memory: t
     assert made_up == {"train": 12, "test": 4}, "trials are measured on training images"
     assert tuned["rate"] == [0.1, 0.1]
     assert min(tuned["accuracy_20"]) > 0.7 > 0.4 > max(poor["accuracy_20"])
-
-
-def test_released_files_that_lack_or_are_others_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REFIGURE_GOLDEN", raising=False)
-    with pytest.raises(RefigureError, match="set REFIGURE_GOLDEN to a folder"):
-        released.read("mnist")
-    monkeypatch.setenv("REFIGURE_GOLDEN", str(tmp_path))
-    with pytest.raises(RefigureError, match="No such file"):
-        released.read("mnist")
-    (tmp_path / "mplp").mkdir()
-    (tmp_path / "mplp" / released.FILES["mnist"][0]).write_bytes(b"another")
-    with pytest.raises(RefigureError, match="is not the file of the released parameters"):
-        released.read("mnist")
 
 
 @pytest.mark.parametrize(("settings", "told"), [

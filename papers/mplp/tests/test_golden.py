@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden import Arrays, Golden, agree
 
+from common import data
 from papers.mplp import released
 from papers.mplp.agents import Standardiser, gru, measure
 from papers.mplp.lifetime import collect_statistics, live, mean_loss, meta_loss
@@ -134,7 +135,7 @@ def network_case(a: Arrays) -> None:
 
 def released_case(kind: str, a: Arrays, x: jax.Array, y: jax.Array, unseen: jax.Array) -> tuple[Any, Any]:
     """Predictions after each step, and the last networks, under released parameters."""
-    arrays, spec = released.read(kind), released.spec_of(released.FILES[kind][2])
+    arrays, spec = data.load("mplp-released", kind).arrays, released.spec_of(released.TRAINED[kind])
     if kind == "maml":
         start = jax.tree.map(lambda array: array.repeat(x.shape[1], 0), released.network_of(arrays, spec))
     elif kind == "mnist":
@@ -151,7 +152,7 @@ def sinusoids(kind: str, a: Arrays) -> None:
     grid = jnp.broadcast_to(jnp.asarray(a["x_grid"]), (x.shape[1], *a["x_grid"].shape))
     predictions, networks = released_case(kind, a, x, y, grid)
     near(predictions[..., 0].swapaxes(0, 1), a["pred_grid"][:, 1:], 1e-5)
-    spec = released.spec_of(released.FILES[kind][2])
+    spec = released.spec_of(released.TRAINED[kind])
     target = a["A"][:, None, None] * np.sin(np.asarray(grid) + a["phase"][:, None, None])
     losses = jax.vmap(lambda layers: mean_loss(spec, layers, grid, jnp.asarray(target, jnp.float32)))(networks)
     near(losses.T, a["eval_loss"][:, 1:], 1e-5)
