@@ -1,13 +1,13 @@
 """What git knows: verdicts as they were committed, and the revisions that runs were made at."""
 
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.errors import RefigureError
 from common.room import spec
 from common.run import record
+from common.run.command import git
 
 __all__ = ["committed_verdicts", "untraceable"]
 
@@ -18,10 +18,10 @@ def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any
     Raises:
         RefigureError: `rev` was given and names no revision (or git is not there), or the committed file is damaged.
     """
-    if rev is not None and _git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}") is None:
+    if rev is not None and git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}") is None:
         raise RefigureError(f"--rev {rev}: no such git revision")
     name = f"{rev or 'HEAD'}:docs/gallery/{paper}/claims.json"
-    text = _git("show", name)
+    text = git("show", name)
     try:
         return [{field: entry[field] for field in ("id", "verdict", "scale")} for entry in json.loads(text or "[]")]
     except (ValueError, TypeError, KeyError):
@@ -42,16 +42,6 @@ def untraceable(paper: str) -> Iterator[str]:
 
 def _fault(revision: Mapping[str, Any]) -> str:
     commit = str(revision.get("git", "of no checkout"))
-    if _git("cat-file", "-e", f"{commit}^{{commit}}") is None:
+    if git("cat-file", "-e", f"{commit}^{{commit}}") is None:
         return f"revision {commit[:14]} is unknown to git"
     return f"revision {commit[:14]} with changes that were not committed" if revision["dirty"] else ""
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints; None where it has nothing to say or is not installed."""
-    try:
-        return subprocess.run(
-            ["git", *arguments], cwd=spec.root(), capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None

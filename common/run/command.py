@@ -3,15 +3,17 @@
 import argparse
 import importlib
 import inspect
+import itertools
 import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn
 
 from common import atomic, data
@@ -35,14 +37,14 @@ from common.run.runtime import (
 )  # fmt: skip
 from common.train.recorder import Outcome, Recorder
 
-__all__ = ["execute", "finished_parent", "main", "revision", "trained"]
+__all__ = ["execute", "finished_parent", "git", "main", "revision", "trained"]
 
 
 def main(paper: str, arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
     planning.forget()
     options = _parser(paper).parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
 
     def run_all() -> None:
         for plan in _planned(paper, options):
@@ -54,7 +56,11 @@ def main(paper: str, arguments: Sequence[str] | None = None) -> int:
 
                 replay(plan, options.replay)
             else:
-                _check_key(plan, options.key)
+                if options.key not in (None, plan.identity.key):
+                    raise RefigureError(
+                        f"{plan.identity}: the key is {plan.identity.key}, not {options.key}: code or settings changed "
+                        "since this was planned; start the build again"
+                    )
                 execute(
                     plan, folder, parent=options.parent, wait=options.wait, resume=options.resume,
                     quiet=options.quiet, every=options.checkpoint_every,
@@ -209,14 +215,6 @@ def _check_code(plan: PlannedRun) -> None:
         raise RefigureError(f"{plan.identity}: {what} changed since this was planned: start again")
 
 
-def _check_key(plan: PlannedRun, expected: str | None) -> None:
-    if expected is not None and plan.identity.key != expected:
-        raise RefigureError(
-            f"{plan.identity}: the key is {plan.identity.key}, not {expected}: code or settings changed since this was "
-            "planned; start the build again"
-        )
-
-
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
 
@@ -232,14 +230,16 @@ def _parser(paper: str) -> argparse.ArgumentParser:
     parser.add_argument("--experiment", help="which experiment")
     parser.add_argument("--variant", help="which variant")
     parser.add_argument("--scale", default="cpu", help=f"{', '.join(spec.SCALES)} (default: cpu)")
-    parser.add_argument("--seed", type=int, action="append", help="a seed, trained on its own; may be repeated")
-    parser.add_argument("--seeds", help="seeds trained as one batch, such as 0-4 or 0,2,5")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, action="append", help="a seed, trained on its own; may be repeated")
+    seeds.add_argument("--seeds", type=_seed_range, help="seeds trained as one batch, such as 0-4 or 0,2,5")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: its place in runs/)")
     parser.add_argument("--parent", type=Path, metavar="DIR", help="the run it begins from (default: in runs/)")
     parser.add_argument("--key", help="stop unless the run has this key")
-    parser.add_argument("--no-resume", dest="resume", action="store_false", help="ignore an earlier checkpoint")
-    parser.add_argument("--resume", action="store_true", default=True, help="go on from a checkpoint (the default)")
+    parser.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from a checkpoint (the default)"
+    )
     parser.add_argument("--wait", action="store_true", help="wait for another process that trains the same run")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as declared; other threads, other key)")
     seconds = record.SECONDS_BETWEEN_CHECKPOINTS
@@ -254,30 +254,27 @@ def _parser(paper: str) -> argparse.ArgumentParser:
 
 def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
     """The runs that the options name; without `--experiment`, those of the experiments that the scale has."""
-    size = spec.scale_name(options.scale)
     if options.threads is not None and options.threads < 1:
         raise RefigureError(f"--threads {options.threads}: at least 1 is needed")
-    if options.seed and options.seeds:
-        raise RefigureError("--seed and --seeds were both given: --seed trains one by one, --seeds as one batch")
-    known, planned = spec.load(paper).experiments, []
+    size, experiments, owner = spec.scale_name(options.scale), spec.load(paper).experiments, paper
     if options.experiment is not None:
-        scales = find(known, options.experiment, "experiment", paper).scales
-        find(scales, size, "scale", f"{paper}/{options.experiment}")
-    experiments = {name: known[name] for name in [options.experiment] if name} or known
+        owner = f"{paper}/{options.experiment}"
+        experiments = {options.experiment: find(experiments, options.experiment, "experiment", paper)}
+        find(experiments[options.experiment].scales, size, "scale", owner)
     experiments = {name: experiment for name, experiment in experiments.items() if size in experiment.scales}
     if not experiments:
         raise RefigureError(f"no experiment of {paper} has scale {size}")
     if options.variant is not None:
-        owner = "/".join(filter(None, [paper, options.experiment]))
-        find({name: None for each in experiments.values() for name in each.variants}, options.variant, "variant", owner)
+        find(ChainMap(*(each.variants for each in experiments.values())), options.variant, "variant", owner)
+    by_hand = [options.seeds] if options.seeds else [(seed,) for seed in options.seed or ()]
+    planned = []
     for name, experiment in experiments.items():
         scale = experiment.scales[size]
-        batches = [(seed,) for seed in options.seed] if options.seed else scale.batches()
-        if options.seeds:
-            batches = [_seed_range(options.seeds)]
-        asked = [options.variant] if options.variant else scale.variants or experiment.variants
-        for variant in (variant for variant in asked if variant in experiment.variants):
-            planned += [plan_run(paper, name, variant, size, batch, options.set, options.threads) for batch in batches]
+        variants: Iterable[str] = scale.variants or experiment.variants
+        if options.variant is not None:
+            variants = {options.variant} & experiment.variants.keys()
+        for variant, seeds in itertools.product(variants, by_hand or scale.batches()):
+            planned.append(plan_run(paper, name, variant, size, seeds, options.set, options.threads))
     for name in ("out", "parent", "replay"):
         if getattr(options, name) is not None and len(planned) != 1:
             raise RefigureError(
@@ -288,36 +285,28 @@ def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
 
 
 def _seed_range(text: str) -> tuple[int, ...]:
-    """`0-4` or `0,2,5` as numbers.
-
-    Raises:
-        RefigureError: Anything else.
-    """
+    """`0-4` or `0,2,5` as numbers."""
+    first, dash, last = text.partition("-")
     try:
-        if "-" in text:
-            first, last = (int(part) for part in text.split("-"))
-            seeds = tuple(range(first, last + 1))
-        else:
-            seeds = tuple(int(part) for part in text.split(","))
+        seeds = tuple(range(int(first), int(last) + 1) if dash else map(int, text.split(",")))
     except ValueError:
         seeds = ()
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
-        raise RefigureError(f"--seeds {text}: expected a range such as 0-4 or a list such as 0,2,5")
+        raise argparse.ArgumentTypeError(f"{text}: expected a range such as 0-4 or a list such as 0,2,5")
     return seeds
 
 
 def revision() -> dict[str, Any]:
     """The git revision and whether tracked files differ from it; empty outside of a checkout."""
-    options: dict[str, Any] = {
-        "cwd": spec.root(), "capture_output": True, "text": True, "check": True, "timeout": 20,
-    }  # fmt: skip
+    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return {} if head is None or changes is None else {"git": head.strip(), "dirty": bool(changes.strip())}
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints; None where it has nothing to say or is not installed."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], **options)
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options)
+        return subprocess.run(
+            ["git", *arguments], cwd=spec.root(), capture_output=True, text=True, check=True, timeout=60
+        ).stdout
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"git": head.stdout.strip(), "dirty": bool(changed.stdout.strip())}
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+        return None
