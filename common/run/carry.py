@@ -10,6 +10,7 @@ without a replay of its variant; other seeds of the variant, trained by the same
 
 import ast
 import concurrent.futures
+import contextlib
 import dataclasses
 import fnmatch
 import json
@@ -84,83 +85,82 @@ def carry(paper: str, experiment: str | None = None, *, jobs: int = 1, every_see
     """
     refused: set[Path] = set()
     for name in [experiment] if experiment else list(spec.load(paper).experiments):
-        pending = [move for move in moves(paper, name) if move.run.folder not in refused]
         groups: dict[Any, list[Move]] = {}
-        for move in pending:
+        for move in (move for move in moves(paper, name) if move.run.folder not in refused):
             identity = move.run.identity
             seed = identity.seeds if every_seed else ()
             groups.setdefault((identity.variant, move.plan.scale, identity.code, seed), []).append(move)
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             replays = {pool.submit(_replay_apart, group[0]): group for group in groups.values()}
             for future in concurrent.futures.as_completed(replays):
-                first, *siblings = replays[future]
-                result = future.result()
-                if "fault" in result:
-                    refused |= {move.run.folder for move in replays[future]}
-                    yield f"{first.run.identity.group}/{first.run.folder.name}: not carried: {result['fault']}"
-                    for move in siblings:
-                        yield f"{move.run.identity.group}/{move.run.folder.name}: not carried: nor is its sibling"
-                    continue
+                first = replays[future][0]
                 for move in replays[future]:
-                    entry = result if move is first else {**result, "sibling": first.run.folder.name}
-                    yield _file(move, entry)
+                    sibling = {} if move is first else {"sibling": first.run.folder.name}
+                    try:
+                        yield _file(move, {**future.result(), **sibling})
+                    except _NotCarried as fault:
+                        refused.add(move.run.folder)
+                        why = "nor is its sibling" if sibling else fault
+                        yield f"{move.run.identity.group}/{move.run.folder.name}: not carried: {why}"
 
 
 def _replay_apart(move: Move) -> dict[str, Any]:
-    """The result of a replay in a process of its own: what was compared, or the fault.
+    """What a replay in a process of its own compared.
 
-    A result lies in the old run's folder until the run is filed, so that an interrupted command goes on.
+    It lies in the old run's folder until the run is filed, so that an interrupted command goes on.
+
+    Raises:
+        _NotCarried: The replay failed or differs.
     """
     identity, result = move.plan.identity, move.run.folder / SUMMARY
-    if result.exists() and (earlier := json.loads(result.read_text()))["to"] == identity.key:
-        return dict(earlier)
-    words = [
-        sys.executable, "-m", f"papers.{identity.paper}", "--experiment", identity.experiment, "--variant",
-        identity.variant, "--scale", move.plan.scale, "--seeds", ",".join(map(str, identity.seeds)),
-        "--replay", os.fspath(move.run.folder), "--quiet",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.fspath(spec.root())}
-    done = subprocess.run(words, cwd=spec.root(), env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        last = (lines or done.stderr.splitlines() or ["it ended without a word"])[-1]
-        return {"fault": last.removeprefix("error: ")}
+    if not result.exists() or json.loads(result.read_text())["to"] != identity.key:
+        words = [
+            sys.executable, "-m", f"papers.{identity.paper}", "--experiment", identity.experiment, "--variant",
+            identity.variant, "--scale", move.plan.scale, "--seeds", ",".join(map(str, identity.seeds)),
+            "--replay", os.fspath(move.run.folder), "--quiet",
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": os.fspath(spec.root())}
+        done = subprocess.run(words, cwd=spec.root(), env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.splitlines() or ["it ended without a word"]
+            faults = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            raise _NotCarried((faults or lines)[-1])
     return dict(json.loads(result.read_text()))
 
 
-class _Parted(Exception):
-    """Ends a replay that has seen enough."""
+class _NotCarried(RefigureError):
+    """A replay that gives other numbers, or none."""
+
+
+class _OpeningEnds(Exception):
+    """Ends the training after the lines that are replayed."""
 
 
 class _Replay(Recorder):
-    """A recorder that compares what is logged with what a run logged."""
+    """A recorder that compares what is logged with the lines that a run logged.
 
-    def __init__(self, run: FinishedRun, lines: int) -> None:
-        stream = run.history() if record.STREAM in run.checksums else []
-        self.expected = stream[:lines] if lines else stream
-        self.whole = not lines or len(stream) <= lines
-        self.total = stream[-1]["step"] if stream else 0
-        self.compared = 0
-        self.states = 0
-        self.step = 0
+    Arguments:
+        lines: As far as they are replayed.
+        stop: Whether training ends after them.
+    """
+
+    def __init__(self, lines: Sequence[Mapping[str, Any]], stop: bool) -> None:
+        self.lines, self.stop, self.compared = lines, stop, 0
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
-        if self.compared == len(self.expected):
-            if self.expected:
-                raise RefigureError(f"it parts at step {step}: the run logged nothing there")
+        if not self.lines:
             return  # a run from before its experiment logged anything
-        line = self.expected[self.compared]
+        if self.compared == len(self.lines):
+            raise RefigureError(f"it parts at step {step}: the run logged nothing there")
         present = {"step": step, **metrics, "state": state}
-        for name, value in line.items():
+        for name, value in self.lines[self.compared].items():
             if present.get(name) != value:
                 raise RefigureError(
                     f"it parts at step {step}: {name} was {value}, is {present.get(name, 'not logged')}"
                 )
         self.compared += 1
-        self.states += "state" in line
-        self.step = step
-        if self.compared == len(self.expected) and not self.whole:
-            raise _Parted
+        if self.compared == len(self.lines) and self.stop:
+            raise _OpeningEnds
 
 
 def replay(today: PlannedRun, folder: Path) -> None:
@@ -171,42 +171,36 @@ def replay(today: PlannedRun, folder: Path) -> None:
     """
     run = read(folder)
     run.verify()
-    size = spec.load(today.identity.paper).experiments[today.identity.experiment]
-    recorder = _Replay(run, size.scales[today.scale].replay)
+    experiment = spec.load(today.identity.paper).experiments[today.identity.experiment]
+    logged = run.history() if record.STREAM in run.checksums else []
+    opening = logged[: experiment.scales[today.scale].replay or None]
+    recorder = _Replay(opening, stop=len(opening) < len(logged))
     started = time.monotonic()
-    whole = True
     executed: set[CodeType] = set()
     parent = finished_parent(today)
+    outcome = None  # of a training that came to its end
     sys.setprofile(lambda frame, event, _: executed.add(frame.f_code) if event == "call" else None)
     try:
-        outcome, _ = trained(today, recorder, parent)
-    except _Parted:
-        whole = False
+        with contextlib.suppress(_OpeningEnds):
+            outcome, _ = trained(today, recorder, parent)
     finally:
         sys.setprofile(None)
-    if whole and recorder.compared < len(recorder.expected):
-        raise RefigureError(f"it parts after step {recorder.step}: the run logged more")
-    if whole:
-        _compare_ends(run, outcome, size.clocked)
+    if recorder.compared < len(opening):
+        raise RefigureError(f"it parts before step {opening[recorder.compared]['step']}: the run logged more")
+    if outcome is not None:
+        _compare_ends(run, outcome, experiment.clocked)
     elif unseen := _not_executed(changed(run.manifest, today.manifest), executed):
         raise RefigureError(
-            f"{', '.join(unseen[:3])} changed, and the {recorder.compared} lines that are replayed do not execute it: "
+            f"{', '.join(unseen[:3])} changed, and the {len(opening)} lines that are replayed do not execute it: "
             f"set replay: 0 (all of a run) at scale {today.scale} of {today.identity.experiment} in "
             f"papers/{today.identity.paper}/paper.yaml, or train it again"
         )
-    result = {
-        "from": f"{run.identity.group}/{run.folder.name}",
-        "lines": recorder.compared,
-        "states": recorder.states,
-        "steps": recorder.step,
-        "of": recorder.total,
-        "whole": whole,
-        "seconds": round(time.monotonic() - started, 1),
-        "revision": revision(),
-        "machine": describe(),
-        "to": today.identity.key,
-    }
-    atomic.write_json(folder / SUMMARY, result)
+    atomic.write_json(folder / SUMMARY, {
+        "from": f"{run.identity.group}/{run.folder.name}", "to": today.identity.key, "whole": outcome is not None,
+        "lines": len(opening), "states": sum("state" in line for line in opening),
+        "steps": opening[-1]["step"] if opening else 0, "of": logged[-1]["step"] if logged else 0,
+        "seconds": round(time.monotonic() - started, 1), "revision": revision(), "machine": describe(),
+    })  # fmt: skip
 
 
 def _not_executed(definitions: Sequence[Definition], executed: Collection[CodeType]) -> list[str]:
@@ -231,33 +225,24 @@ def _is_function(file: Path, name: str) -> bool:
 
 
 def _compare_ends(run: FinishedRun, outcome: Any, clocked: Sequence[str]) -> None:
-    """Compare final metrics, arrays and parameters; times of the machine are left out."""
-
-    def differ(kind: str, name: str) -> RefigureError:
-        return RefigureError(f"it parts at the end: {kind} {name!r} differs")
-
-    def counts(name: str) -> bool:
-        return not any(fnmatch.fnmatch(name, pattern) for pattern in clocked)
-
-    metrics = {name: [float(value) for value in values] for name, values in outcome.metrics.items()}
-    for name in sorted({*metrics, *run.metrics}):
-        if counts(name) and metrics.get(name) != list(run.metrics.get(name, [])):
-            raise differ("metric", name)
+    """Compare final metrics, arrays and parameters to the last bit; times of the machine are left out."""
+    metrics = {name: np.asarray(values, float) for name, values in outcome.metrics.items()}
     arrays = run.arrays if "arrays.npz" in run.checksums else {}
-    for name in sorted({*outcome.arrays, *arrays}):
-        if counts(name) and not _equal(outcome.arrays.get(name), arrays.get(name)):
-            raise differ("array", name)
+    pairs: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
+        ("metric", metrics, run.metrics), ("array", outcome.arrays, arrays),
+    ]  # fmt: skip
     if FINAL in run.checksums and (run.folder / FINAL).exists():
-        for name, value in run.parameters.items():
-            if not _equal(outcome.parameters.get(name), value):
-                raise differ("parameter", name)
+        pairs.append(("parameter", outcome.parameters, run.parameters))
+    for kind, today, before in pairs:
+        for name in sorted({*today, *before}):
+            is_clocked = any(fnmatch.fnmatch(name, pattern) for pattern in clocked)
+            if not is_clocked and _bits(today.get(name)) != _bits(before.get(name)):
+                raise RefigureError(f"it parts at the end: {kind} {name!r} differs")
 
 
-def _equal(first: Any, second: Any) -> bool:
-    if first is None or second is None:
-        return False
-    first, second = np.asarray(first), np.asarray(second)
-    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+def _bits(value: Any) -> tuple[np.dtype, tuple[int, ...], bytes]:
+    array = np.asarray(value)
+    return array.dtype, array.shape, array.tobytes()
 
 
 def _file(move: Move, result: Mapping[str, Any]) -> str:
