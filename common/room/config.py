@@ -16,12 +16,7 @@ from common.errors import RefigureError, suggest
 
 __all__ = ["build", "canonical", "override", "parse_scalar", "read_yaml", "to_dict"]
 
-SCALARS: dict[type, str] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a text",
-}
+SCALARS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
 def read_yaml(path: Path, where: str = "") -> Any:

@@ -7,6 +7,7 @@ process; `forget` lets the next look read it again.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
@@ -15,22 +16,9 @@ from common.room.config import build, read_yaml
 from common.room.identity import Deviation
 
 __all__ = [
-    "SCALES",
-    "Disagreement",
-    "Experiment",
-    "Figure",
-    "Paper",
-    "Scale",
-    "ScaleName",
-    "Variant",
-    "find",
-    "forget",
-    "load",
-    "once",
-    "papers",
-    "root",
-    "scale_name",
-]
+    "SCALES", "Disagreement", "Experiment", "Figure", "Paper", "Scale", "ScaleName", "Variant",
+    "find", "forget", "load", "once", "papers", "root", "scale_name",
+]  # fmt: skip
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -192,7 +180,7 @@ def root() -> Path:
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / "papers").is_dir() and (folder / "common").is_dir() and (folder / "Snakefile").is_file():
+        if all((folder / name).exists() for name in ("papers", "common", "Snakefile")):
             return folder
     return Path(__file__).resolve().parents[2]
 
@@ -245,47 +233,40 @@ def load(paper: str) -> Paper:
                 raise RefigureError(f"{place}.scales.{scale}.seeds: expected distinct numbers from 0 up")
             if (size.config or size.only) and not size.why:
                 raise RefigureError(f"{place}.scales.{scale}.why: say why its settings are not the published ones")
-        _check_parent(spec, name, place)
+        _check_parent(spec.experiments, name, place)
     for name, figure in spec.figures.items():
         for shown in (figure.experiment, *figure.also):
             find(spec.experiments, shown, "experiment", f"{where}: figures.{name}")
     return spec
 
 
-def _check_parent(spec: Paper, name: str, place: str) -> None:
+def _check_parent(experiments: Mapping[str, Experiment], name: str, place: str) -> None:
     """Refuse an experiment of which a run would not find its parent's run."""
-    experiment = spec.experiments[name]
-    for key, variant in experiment.variants.items():
-        if variant.parent and not experiment.parent:
+    child = experiments[name]
+    wanted = {key: variant.parent or key for key, variant in child.variants.items()}
+    if not child.parent:
+        for key in (key for key, variant in child.variants.items() if variant.parent):
             raise RefigureError(f"{place}.variants.{key}.parent: experiments.{name}.parent must say whose variant")
-    if not experiment.parent:
         return
-    names = list(spec.experiments)
-    earlier = {key: spec.experiments[key] for key in names[: names.index(name)]}
-    if experiment.parent in spec.experiments and experiment.parent not in earlier:
-        raise RefigureError(f"{place}.parent: {experiment.parent!r} must be another experiment, before {name!r}")
-    parent: Experiment = find(earlier, experiment.parent, "experiment", f"{place}.parent")
-    wanted = {key: variant.parent or key for key, variant in experiment.variants.items()}
-    for key, variant_name in wanted.items():
-        find(parent.variants, variant_name, "variant", f"{experiment.parent} ({place}.variants.{key}.parent)")
-    for scale, size in experiment.scales.items():
+    earlier = dict(takewhile(lambda item: item[0] != name, experiments.items()))
+    if child.parent in experiments and child.parent not in earlier:
+        raise RefigureError(f"{place}.parent: {child.parent!r} must be another experiment, before {name!r}")
+    parent: Experiment = find(earlier, child.parent, "experiment", f"{place}.parent")
+    for key, variant in wanted.items():
+        find(parent.variants, variant, "variant", f"{child.parent} ({place}.variants.{key}.parent)")
+    for scale, size in child.scales.items():
         there = f"{place}.scales.{scale}"
-        larger: Scale = find(parent.scales, scale, "scale", f"the parent {experiment.parent} ({there})")
-        for key in size.variants or experiment.variants:
+        larger: Scale = find(parent.scales, scale, "scale", f"the parent {child.parent} ({there})")
+        for key in size.variants or child.variants:
             if wanted[key] not in (larger.variants or parent.variants):
                 raise RefigureError(
-                    f"{there}.variants: {key!r} begins from variant {wanted[key]!r} of {experiment.parent!r}, which "
+                    f"{there}.variants: {key!r} begins from variant {wanted[key]!r} of {child.parent!r}, which "
                     f"leaves it out at this scale; {suggest(wanted[key], larger.variants or ())}"
                 )
-        if size.batches() != larger.batches():
-            raise RefigureError(
-                f"{there}: seeds {_shown(size)}, but its parent {experiment.parent!r} has {_shown(larger)}: give both "
-                "the same seeds and batch"
-            )
-
-
-def _shown(scale: Scale) -> str:
-    return " ".join(str(list(seeds)) for seeds in scale.batches())
+        ours, theirs = (" ".join(str([*seeds]) for seeds in each.batches()) for each in (size, larger))
+        if ours != theirs:
+            problem = f"seeds {ours}, but its parent {child.parent!r} has {theirs}"
+            raise RefigureError(f"{there}: {problem}: give both the same seeds and batch")
 
 
 def scale_name(name: str, where: str = "") -> ScaleName:
