@@ -72,6 +72,7 @@ class Sources:
         self.module: Callable[[str], Module | None] = cache(self._read)
         """A module of the repository by its dotted name; None where there is no such file."""
         self.text: Callable[[Definition], Text] = cache(self._write)
+        """The meaning of a definition."""
         self._digests: dict[Definition, str] = {}
 
     def reach(self, *roots: Definition) -> Reach:
@@ -120,19 +121,16 @@ class Sources:
         return Text(parts[::2], [(module, name) for module, name in map(str.split, parts[1::2])])
 
     def _read(self, name: str) -> "Module | None":
-        if name.partition(".")[0] not in PACKAGES:
-            return None
         base = self.root.joinpath(*name.split("."))
-        for file in (base / "__init__.py", base.with_suffix(".py")):
-            try:
-                return Module(self, name, file, ast.parse(file.read_text(encoding="utf-8"), filename=str(file)))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except SyntaxError as error:
-                raise RefigureError(f"{file}, line {error.lineno}: {error.msg}") from None
-            except ValueError as error:  # not UTF-8; or a null byte, where this Python calls that no SyntaxError
-                raise RefigureError(f"{file}: not a source file in UTF-8 ({error})") from None
-        return None
+        file = next(filter(Path.is_file, (base / "__init__.py", base.with_suffix(".py"))), None)
+        if name.partition(".")[0] not in PACKAGES or file is None:
+            return None
+        try:
+            return Module(self, name, file, ast.parse(file.read_text(encoding="utf-8"), filename=str(file)))
+        except SyntaxError as error:
+            raise RefigureError(f"{file}, line {error.lineno}: {error.msg}") from None
+        except ValueError as error:  # not UTF-8; or a null byte, where this Python calls that no SyntaxError
+            raise RefigureError(f"{file}: not a source file in UTF-8 ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -267,8 +265,8 @@ class _Writer:
         listed = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
         arguments = [argument.arg for argument in listed if argument]
         body = node.body if isinstance(node.body, list) else [node.body]
-        inner = [inner for part in body for inner in ast.walk(part)]
-        declared = {name for each in inner if isinstance(each, ast.Global) for name in each.names}
+        nodes = [node for statement in body for node in ast.walk(statement)]
+        declared = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
         local = self.local.union(arguments, _bound_names(body) - declared)
         parts = [
             self._called(getattr(node, "name", "")),
@@ -314,8 +312,8 @@ class _Writer:
         if full in trail:
             return ""
         trail.append(full)
-        candidates = (self.module.sources.module(".".join(parts[:size])) for size in range(len(parts), 0, -1))
-        module = next(filter(None, candidates), None)
+        prefixes = (".".join(parts[:size]) for size in range(len(parts), 0, -1))
+        module = next(filter(None, map(self.module.sources.module, prefixes)), None)
         if module is None:
             return f"Name({full})"
         rest = parts[module.name.count(".") + 1 :]
@@ -365,19 +363,15 @@ def _is_silent(node: object) -> bool:
 def _bound_names(statements: Iterable[ast.AST]) -> set[str]:
     """Names that statements bind in their own scope, imports left out."""
     names: set[str | None] = set()
-    todo = list(statements)
-    while todo:
-        node = todo.pop()
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                names.add(node.name)
-                continue
-            case ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
-                names |= {inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)}
-                continue
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.MatchMapping(rest=name):
-                names.add(name)
-            case ast.ExceptHandler(name=name) | ast.MatchAs(name=name) | ast.MatchStar(name=name):
-                names.add(name)
-        todo += ast.iter_child_nodes(node)
+    for node in statements:
+        if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
+            names |= {inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        else:
+            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+                names.add(node.id)
+            elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar | ast.MatchMapping):
+                names.add(node.rest if isinstance(node, ast.MatchMapping) else node.name)
+            names |= _bound_names(ast.iter_child_nodes(node))
     return {name for name in names if name}
