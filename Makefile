@@ -4,7 +4,7 @@ VENV ?= .venv
 SCALE ?= cpu
 BIN := $(VENV)/bin
 LOCKS := requirements.lock requirements-torch.lock $(if $(CUDA),requirements-cuda.lock)
-READY := $(VENV)/.ready$(if $(CUDA),-cuda)
+READY := $(VENV)/.ready$(if $(CUDA),-cuda)$(if $(CPU),-cpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup test test-all lint gallery artifacts lock benchmark clean
@@ -12,7 +12,7 @@ help:
 	@echo "make results/<paper>   environment, training, figures and report (SCALE=smoke|cpu|paper)"
 	@echo "make test              environment, then the tests that take seconds"
 	@echo "make test-all          all tests but those that need Slurm or a GPU"
-	@echo "make setup             the environment alone, in $(VENV) (CUDA=1: with the GPU builds)"
+	@echo "make setup             the environment alone, in $(VENV) (CUDA=1: with the GPU builds; CPU=1: PyTorch without its 4 GB for GPUs)"
 	@echo "make lint              ruff and mypy"
 	@echo "make benchmark         steps/s against the reference speed"
 	@echo "make gallery           docs/gallery/ and the README's table from results/"
@@ -25,7 +25,7 @@ $(READY): $(LOCKS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "refigure needs Python 3.11 or newer, $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.11 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet -r requirements-torch.lock -c requirements-cuda.lock $(if $(CUDA),-r requirements-cuda.lock)
+	$(BIN)/python -m pip install --quiet -r requirements-torch.lock -c requirements-cuda.lock $(if $(CUDA),-r requirements-cuda.lock) $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -7,7 +7,6 @@ import http.server
 import os
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +38,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.server.failures -= 1
         if self.server.failures >= 0:
             self.send_error(503)
+        elif self.path == "/round":
+            self.send_response(302)
+            self.send_header("Location", "/round")
+            self.end_headers()
+        elif self.path == "/short":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"a part")
         else:
             super().do_GET()
 
@@ -112,10 +120,8 @@ def leftovers(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir() if path.name.endswith(".part"))
 
 
-def closed_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+CLOSED = "http://127.0.0.1:1"
+"""A port of the system's own, where nobody listens."""
 
 
 # --- places, in their order
@@ -139,13 +145,13 @@ def test_places_in_their_order(
 def test_from_a_mirror_url(cache: Path, www: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     (www / "toys" / NAME).write_bytes(CONTENT)
     monkeypatch.setenv("REFIGURE_MIRROR", server.url + "/")
-    use_url(monkeypatch, closed_port() + "/never")
+    use_url(monkeypatch, f"{CLOSED}/never")
     assert fetched() == CONTENT
     assert server.requests == [f"/toys/{NAME}"]
 
 
 def test_an_exact_repacking_serves_when_it_is_near(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    official = Source((RawFile("official.zip", (closed_port() + "/never",), "0" * 64),), "idx", "toys")
+    official = Source((RawFile("official.zip", (f"{CLOSED}/never",), "0" * 64),), "idx", "toys")
     packing = Source((raw_file(),), "idx", "toys")
     use(monkeypatch, official, packing)
     source, paths = fetching.obtain("toy")
@@ -193,7 +199,7 @@ def test_when_all_fails_the_line_names_urls_and_the_place(
 ) -> None:
     mirror.write_bytes(b"damaged")
     (www / "bad").write_bytes(CONTENT[::-1])
-    urls = (f"{server.url}/bad", f"{server.url}/missing", closed_port() + "/off")
+    urls = (f"{server.url}/bad", f"{server.url}/missing", f"{CLOSED}/off")
     use_url(monkeypatch, *urls)
     with pytest.raises(RefigureError) as caught:
         fetching.fetch("toy")
@@ -203,6 +209,27 @@ def test_when_all_fails_the_line_names_urls_and_the_place(
         assert part in message
     assert not (cache / NAME).exists()
     assert leftovers(cache) == []
+
+
+@pytest.mark.parametrize(("path", "told"), [("round", "redirects without end"), ("short", "the transfer broke off")])
+def test_the_line_says_how_a_download_failed(
+    mirror: Path, server: Server, monkeypatch: pytest.MonkeyPatch, path: str, told: str
+) -> None:
+    mirror.unlink()
+    use_url(monkeypatch, f"{server.url}/{path}")
+    with pytest.raises(RefigureError, match=told):
+        fetching.fetch("toy")
+
+
+@pytest.mark.parametrize("variable", ["REFIGURE_DATA", "REFIGURE_MIRROR"])
+@pytest.mark.parametrize(("folder", "told"), [("~nosuch/data", "no such home"), ("a" * 300, "too long|cannot get")])
+def test_folders_that_cannot_be_are_one_line(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, variable: str, folder: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, folder)
+    use_url(monkeypatch, f"{CLOSED}/off")
+    with pytest.raises(RefigureError, match=told):
+        fetching.fetch("toy")
 
 
 def test_a_set_that_only_mirrors_hold_says_so(mirror: Path) -> None:
@@ -218,7 +245,7 @@ def test_without_pooch_a_mirror_works_and_a_download_says_what_it_needs(
     fetching.fetch("toy")
     shutil.rmtree(cache)
     mirror.unlink()
-    use_url(monkeypatch, closed_port() + "/x")
+    use_url(monkeypatch, f"{CLOSED}/x")
     with pytest.raises(RefigureError, match="needs the package pooch"):
         fetching.fetch("toy")
     monkeypatch.delenv("REFIGURE_DATA")

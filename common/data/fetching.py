@@ -29,9 +29,17 @@ ELSEWHERE = "free some space, or set REFIGURE_DATA to another folder"
 def cache_folder(name: str = "") -> Path:
     """The cache, or a data set's folder in it: `REFIGURE_DATA`, else `refigure` in the user's cache folder."""
     if chosen := os.environ.get("REFIGURE_DATA"):
-        return Path(chosen).expanduser().absolute() / name
+        return _expanded(chosen, "REFIGURE_DATA").absolute() / name
     base = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "refigure" / name
+    return _expanded(base, "XDG_CACHE_HOME") / "refigure" / name
+
+
+def _expanded(folder: str, variable: str) -> Path:
+    """A folder that a variable names, `~` and `~user` as their home."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise RefigureError(f"{variable}={folder}: there is no such home; name a folder in full") from None
 
 
 def fetch(name: str) -> dict[str, Path]:
@@ -119,7 +127,7 @@ def _near(raw: RawFile, source: Source) -> Iterator[str]:
     if "://" in mirror:
         yield f"{mirror.rstrip('/')}/{source.folder}/{raw.name}"
     elif mirror:
-        yield str(Path(mirror).expanduser() / source.folder / raw.name)
+        yield str(_expanded(mirror, "REFIGURE_MIRROR") / source.folder / raw.name)
     parents = (Path.cwd(), *Path.cwd().parents)
     if repository := next((parent for parent in parents if (parent / ".git").exists()), None):
         yield str(repository / "data" / source.folder / raw.name)
@@ -174,8 +182,17 @@ def _download(url: str, goal: Path) -> None:
         try:
             return stream(url, str(goal), None)
         except requests.RequestException as error:
-            status = error.response.status_code if error.response is not None else None
-            if not retries_left or (status and status < 500 and status not in (408, 429)):
-                why = f"the server answered {status}" if status else f"no connection ({type(error).__name__})"
-                raise OSError(why) from error
+            status = error.response.status_code if error.response is not None else 0
+            if not retries_left or (400 <= status < 500 and status not in (408, 429)):
+                raise OSError(_failure(error, status)) from error
             time.sleep(1)
+
+
+def _failure(error: Exception, status: int) -> str:
+    """What ended a download, in words."""
+    kind = type(error).__name__
+    if kind == "TooManyRedirects":
+        return "the server redirects without end"
+    if kind in ("ChunkedEncodingError", "ContentDecodingError"):
+        return "the transfer broke off"
+    return f"the server answered {status}" if status else f"no connection ({kind})"
