@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from rooms import ROOM, Repository, built_repository, copy_of, idle, jobs
 from toy import Toy, fault_of
 
-from common.cli.explain import explain_paper, explain_run
-from common.cli.imports import import_all
-from common.cli.status import superfluous, survey
+from common.cli.runs import explain_paper, explain_run, import_all, superfluous, survey
 from common.errors import RefigureError
 from common.room import plan, spec
 from common.room.identity import Deviation, Identity

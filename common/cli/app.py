@@ -77,7 +77,7 @@ def list_papers() -> None:
 @app.command()
 def status(paper: Paper) -> None:
     """Runs done, missing and stale; what a run, and all that are missing, took where they were measured."""
-    from common.cli.status import COLUMNS, survey
+    from common.cli.runs import COLUMNS, survey
 
     _table(*COLUMNS, rows=survey(paper), right=COLUMNS[2:-1])
 
@@ -134,7 +134,7 @@ def explain(
     scale: Scale = "cpu",
 ) -> None:
     """Why runs are done again: which input of the key changed, against which earlier run."""
-    from common.cli.explain import explain_paper, explain_run
+    from common.cli.runs import explain_paper, explain_run
 
     is_folder = target not in spec.papers() and (Path(target).exists() or "/" in target)
     _say((explain_run if is_folder else explain_paper)(target, spec.scale_name(scale)))
@@ -181,7 +181,7 @@ def import_runs(
     replace: Annotated[bool, typer.Option(help="Take the new one where another result is there.")] = False,
 ) -> None:
     """Bring home runs made elsewhere: verified, filed under runs/."""
-    from common.cli.imports import import_all
+    from common.cli.runs import import_all
 
     _say(import_all(folders, replace=replace))
 
@@ -200,7 +200,7 @@ def prune(
     delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it they are only listed.")] = False,
 ) -> None:
     """Runs that no scale needs any more: earlier code or settings."""
-    from common.cli.status import superfluous
+    from common.cli.runs import superfluous
 
     for folder in superfluous(paper):
         if delete:

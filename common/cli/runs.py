@@ -1,0 +1,176 @@
+"""The runs on disk against those that are planned: what is there, what changed, what comes from elsewhere."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import atomic
+from common.errors import RefigureError
+from common.room import spec
+from common.room.digest import Manifest
+from common.room.identity import Identity
+from common.room.plan import PlannedRun, plan, plan_run
+from common.room.spec import SCALES, Expected, ScaleName
+from common.run import record
+from common.run.record import FinishedRun
+
+__all__ = ["COLUMNS", "explain_paper", "explain_run", "import_all", "superfluous", "survey"]
+
+COLUMNS = ("experiment", "scale", "done", "missing", "stale", "a run", "missing runs", "memory", "measured on")
+
+
+def survey(paper: str) -> Iterator[list[str]]:
+    """A row for each experiment of a paper at each scale it has.
+
+    Stale are missing runs of which an earlier one, under another key, is there.
+    """
+    for name, experiment in spec.load(paper).experiments.items():
+        for scale in (scale for scale in SCALES if scale in experiment.scales):
+            runs = plan(paper, scale, name)
+            missing = [run for run in runs if not record.is_done(run.folder, run.identity.key)]
+            stale = sum(any(run.folder.parent.glob(f"{run.identity.seeds_name}-*/{record.DONE}")) for run in missing)
+            counts = map(str, (len(runs) - len(missing), len(missing), stale))
+            yield [name, scale, *counts, *_cost(experiment.scales[scale].expected, len(missing))]
+
+
+def _cost(expected: Expected | None, missing: int) -> list[str]:
+    """Time of a run and of the missing ones, memory, and the machine where it was measured."""
+    if expected is None:
+        return ["not measured", "", "", ""]
+    total = _duration(missing * expected.seconds) if missing else "–"
+    return [_duration(expected.seconds), total, f"{expected.memory / 1000:.1f} GB", expected.machine]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def superfluous(paper: str) -> list[Path]:
+    """Folders of runs that no scale of the paper's present code and settings needs."""
+    needed = {run.folder for scale in SCALES for run in plan(paper, scale)}
+    present = {path.parent for path in (_home() / paper).glob("*/*/*/config.json")}
+    return sorted(present - needed)
+
+
+def _home() -> Path:
+    return spec.root() / "runs"
+
+
+def explain_paper(paper: str, scale: ScaleName) -> Iterator[str]:
+    """A line for every run of a scale: done, new, or what changed since the latest earlier run."""
+    elsewhere = {run.folder for other in SCALES if other != scale for run in plan(paper, other)}
+    for run in plan(paper, scale):
+        identity, folder = run.identity, run.folder
+        earlier = {path.parent for path in folder.parent.glob("*/config.json")} - elsewhere
+        if record.is_done(folder, identity.key):
+            yield f"{identity}: done, nothing changed"
+        elif (folder / "config.json").is_file():
+            yield f"{identity}: begun, goes on from its last checkpoint"
+        elif not earlier:
+            yield f"{identity}: never run here"
+        else:
+            same_seeds = f"{identity.seeds_name}-"
+            latest = max(earlier, key=lambda path: (path.name.startswith(same_seeds), path.stat().st_mtime))
+            yield f"{identity}: runs again; against {latest.name}:"
+            yield from _changes(latest, run)
+
+
+def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
+    """What separates a run on disk from the one that its variant needs now.
+
+    Raises:
+        RefigureError: No such run, or its variant is no longer there.
+    """
+    folder = Path(target) if (Path(target) / "config.json").is_file() else _home() / target
+    if not (folder / "config.json").is_file():
+        raise RefigureError(f"{folder}: no run here (no config.json); refigure status <paper> lists them")
+    identity, _ = record.read_identity(folder)
+    if needed_at := _scale_of(identity):
+        yield f"{identity.group}/{folder.name}: current at scale {needed_at}"
+        return
+    today = plan_run(identity.paper, identity.experiment, identity.variant, scale, identity.seeds)
+    if identity.key == today.identity.key:
+        yield f"{folder.name}: current, with seeds that no scale asks for"
+    else:
+        yield f"{folder.name}: superseded at scale {scale} by {today.identity.path.name}:"
+        yield from _changes(folder, today)
+
+
+def _scale_of(identity: Identity) -> ScaleName | None:
+    """The first scale that needs a run."""
+    for scale in SCALES:
+        if identity.key in {run.identity.key for run in plan(identity.paper, scale)}:
+            return scale
+    return None
+
+
+def _changes(folder: Path, today: PlannedRun, indent: str = "  ") -> Iterator[str]:
+    """What differs between a run on disk and a planned one; below it, between the runs that the two begin from."""
+    identity, manifest = record.read_identity(folder)
+    old, new = _inputs(identity, manifest), _inputs(today.identity, today.manifest)
+    for name in (name for name in {**new, **old} if old.get(name) != new.get(name)):
+        if not name.startswith(("data", "code")):
+            yield f"{indent}{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+        elif name in old and name in new:
+            yield f"{indent}{name} changed"
+        else:
+            used = "read" if name.startswith("data") else "reached"
+            yield f"{indent}{name} is {'now' if name in new else 'no longer'} {used}"
+    parent = _home() / identity.paper / identity.parent
+    if today.parent and parent != today.parent.folder and (parent / "config.json").is_file():
+        yield from _changes(parent, today.parent, indent + "  ")
+
+
+def _inputs(identity: Identity, manifest: Manifest) -> dict[str, Any]:
+    """Everything that decides a key, each input by its name."""
+    definitions = {f"code {file}: {name}": text for file, names in manifest.items() for name, text in names.items()}
+    return {
+        **{f"config {name}": value for name, value in sorted(identity.config.items())},
+        "seeds": list(identity.seeds),
+        "threads": identity.threads,
+        "parent": identity.parent or "nothing",
+        **{f"data {name}": checksums for name, checksums in sorted(identity.data.items())},
+        **dict(sorted(definitions.items())),
+    }
+
+
+def import_all(folders: Sequence[Path], *, replace: bool = False) -> Iterator[str]:
+    """File every run that is in `folders`; a line for each.
+
+    All of them are verified before the first is filed.
+
+    Raises:
+        RefigureError: A folder without runs, a damaged or unfinished run, another result already there.
+    """
+    runs: list[FinishedRun] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise RefigureError(f"{folder}: no such folder")
+        inside = sorted({path.parent for name in (record.DONE, "config.json") for path in folder.rglob(name)})
+        if not inside:
+            raise RefigureError(f"{folder}: no run in it (a run has config.json and {record.DONE})")
+        runs += map(record.read, inside)
+    for run in runs:
+        run.verify()
+    for run in runs:
+        yield _file(run, replace)
+
+
+def _file(run: FinishedRun, replace: bool) -> str:
+    name, target = str(run.identity), _home() / run.identity.path
+    result = (run.folder / record.DONE).read_bytes()
+    if target.resolve() == run.folder.resolve():
+        return f"{name}: lies there already"
+    if (target / record.DONE).is_file():
+        if (target / record.DONE).read_bytes() == result:
+            return f"{name}: there already, the same"
+        if not replace:
+            raise RefigureError(f"{name} is there with another result: --replace takes the new one")
+    scale = _scale_of(run.identity)
+    with record.replaced(run, target):
+        atomic.write_bytes(target / record.DONE, result)
+    if scale is None:
+        return f"{name}: imported; no scale needs it now (refigure explain {name} says what differs)"
+    return f"{name}: imported, used at scale {scale}"
