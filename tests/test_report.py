@@ -11,7 +11,7 @@ from common import atomic
 from common.errors import RefigureError
 from common.report import gallery
 from common.report.build import build
-from common.report.inputs import digest_of_drawing, inputs_of, is_current, output_names
+from common.report.inputs import digest_of, inputs_of, is_current, output_names
 from common.run import command, record
 
 FIGURES = '''"""Draws the fall."""
@@ -65,7 +65,7 @@ def test_drawing_again_gives_the_same_bytes(drawn: Toy, monkeypatch: pytest.Monk
     build("toy_paper", "cpu")
     assert content(drawn) == before
     provenance = json.loads(before["provenance.json"])
-    assert provenance["drawing"] == digest_of_drawing("toy_paper", "cpu")
+    assert provenance["drawing"] == digest_of(inputs_of("toy_paper", "cpu"))
     assert set(provenance["files"]) == {*before} - {"provenance.json"}
     assert len(provenance["runs"]) == 2
 

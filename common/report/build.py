@@ -1,13 +1,13 @@
 """Makes `results/<paper>/` of the runs of one scale. Trains nothing."""
 
 import base64
-import csv
 import importlib
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from common import atomic
 from common.errors import RefigureError
@@ -62,7 +62,10 @@ def build(paper: str, scale: ScaleName) -> Path:
     )  # fmt: skip
     atomic.write_text(target / "index.html", page)
     files = {name: record.sha256_of(target / name) for name in output_names(paper)[:-1]}
-    _check_unchanged(paper, scale, inputs)
+    planning.forget()
+    after = inputs_of(paper, scale)
+    if changed := sorted(name for name in {*inputs, *after} if inputs.get(name) != after.get(name)):
+        raise RefigureError(f"{', '.join(changed[:3])} changed while results/{paper} was drawn: build again")
     runs = {str(each.identity): _provenance(each, finished[each.identity.path]) for each in plans}
     provenance = {"paper": paper, "scale": scale, "runs": runs, "drawing": digest_of(inputs), "files": files}
     atomic.write_json(target / PROVENANCE, record.with_digest(provenance))
@@ -80,14 +83,6 @@ def _finished(planned: PlannedRun) -> FinishedRun:
     run = record.read(folder)
     run.verify()
     return run
-
-
-def _check_unchanged(paper: str, scale: ScaleName, before: Mapping[str, str]) -> None:
-    """Refuse results of which nobody could say by which code or runs they were made."""
-    planning.forget()
-    after = inputs_of(paper, scale)
-    if changed := sorted(name for name in {*before, *after} if before.get(name) != after.get(name)):
-        raise RefigureError(f"{', '.join(changed[:3])} changed while results/{paper} was drawn: build again")
 
 
 def _draw(
@@ -109,16 +104,14 @@ def _draw(
 
 
 def _claims_csv(judged: Sequence[Judged]) -> str:
-    text = io.StringIO()
     names = ["id", "statement", "headline", "kind", "published", "published_error", "source", "provenance", "ours",
              "low", "high", "unit", "difference", "n_seeds", "seeds", "scale", "verdict", "reason"]  # fmt: skip
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for claim in judged:
-        low, high = claim.interval or ("", "")
+        low, high = claim.interval or (None, None)
         seeds = " ".join(f"{seed}:{value:.6g}" for seed, value in claim.seeds.items())
-        writer.writerow({**claim.__dict__, "low": low, "high": high, "seeds": seeds})
-    return text.getvalue()
+        rows.append({**claim.__dict__, "low": low, "high": high, "seeds": seeds})
+    return str(pd.DataFrame(rows, columns=names, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _metrics(finished: Sequence[FinishedRun], judged: Sequence[Judged]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """`docs/gallery/`: the committed snapshot of all results, for people, page hosts and the README."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -66,9 +67,6 @@ def _verdict_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 def _refresh(readme: Path, table: str) -> None:
     """Put the table between its marks, if the file has them."""
-    if not readme.is_file():
-        return
-    head, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if begin and end:
-        atomic.write_text(readme, f"{head}{BEGIN}\n{table}\n{END}{tail}")
+    if readme.is_file():
+        marked = re.compile(f"(?<={re.escape(BEGIN)}).*?(?={re.escape(END)})", re.DOTALL)
+        atomic.write_text(readme, marked.sub(lambda _: f"\n{table}\n", readme.read_text(encoding="utf-8"), count=1))

@@ -12,7 +12,7 @@ from common.room.plan import PlannedRun, code_of, plan
 from common.room.spec import ScaleName
 from common.run import record
 
-__all__ = ["checked_results", "digest_of", "digest_of_drawing", "inputs_of", "is_current", "output_names", "runs_of"]
+__all__ = ["checked_results", "digest_of", "inputs_of", "is_current", "output_names", "runs_of"]
 
 FORMATS = ("png", "pdf", "csv")
 PROVENANCE = "provenance.json"
@@ -51,17 +51,12 @@ def inputs_of(paper: str, scale: ScaleName) -> dict[str, str]:
     return inputs
 
 
-def digest_of_drawing(paper: str, scale: ScaleName) -> str:
-    """64 hex digits that change when something does that a paper is drawn from."""
-    return digest_of(inputs_of(paper, scale))
-
-
 def is_current(paper: str, scale: ScaleName) -> bool:
     """Whether `results/<paper>/` is what would be drawn now, whatever the times of its files.
 
     A fault in the spec, the claims or the code is raised (RefigureError); one in the results is not.
     """
-    drawing = digest_of_drawing(paper, scale)
+    drawing = digest_of(inputs_of(paper, scale))
     try:
         return bool(checked_results(paper)["drawing"] == drawing)
     except RefigureError:

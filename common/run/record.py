@@ -15,11 +15,9 @@ import contextlib
 import hashlib
 import io
 import json
-import lzma
 import os
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -259,12 +257,8 @@ class FinishedRun:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays kept for figures."""
-        content = self._content("arrays.npz")
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as packed:
-                return {name: packed[name] for name in packed.files}
-        except (ValueError, LookupError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-            raise RefigureError(f"{self.folder / 'arrays.npz'} cannot be read ({error}): {MEND}") from None
+        with np.load(io.BytesIO(self._content("arrays.npz")), allow_pickle=False) as packed:
+            return dict(packed)
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
