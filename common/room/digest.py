@@ -167,8 +167,9 @@ class Module:
         bound = {number: names for number, names in bound.items() if names != {"__all__"}}
         owners = set().union(*bound.values())
         for number, names in bound.items():
-            mentioned = {node.id for node in ast.walk(self.body[number]) if isinstance(node, ast.Name)}
-            for name in names or mentioned & owners or {EFFECTS}:
+            if not names:
+                names = {node.id for node in ast.walk(self.body[number]) if isinstance(node, ast.Name)} & owners
+            for name in names or {EFFECTS}:
                 self.bindings.setdefault(name, []).append(number)
         for node in ast.walk(ast.Module(self.body, [])):
             for alias, target in self._imports(node):

@@ -147,7 +147,9 @@ def _config_class(paper: str, experiment: str, name: str) -> type:
         sys.path.insert(0, str(spec.root()))
     try:
         module = importlib.import_module(f"papers.{paper}.config")
-    except Exception as error:  # whatever a paper's own module raises; a SyntaxError says in which line
+    except SyntaxError as error:
+        raise RefigureError(f"papers/{paper}/config.py, line {error.lineno}: {error.msg}") from None
+    except Exception as error:  # whatever a paper's own module raises
         raise RefigureError(f"papers/{paper}/config.py cannot be imported: {error}") from None
     kind = getattr(module, name, None)
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
