@@ -117,7 +117,7 @@ def test_unknown_devices_are_refused(monkeypatch: pytest.MonkeyPatch, name: str)
 
 
 def test_a_device_that_is_not_seen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="cpu")])
     assert runtime.device_name() == "cpu"
     monkeypatch.setenv("REFIGURE_DEVICE", "cuda:1")
@@ -126,8 +126,8 @@ def test_a_device_that_is_not_seen_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="gpu", device_kind="Big One")])
     with pytest.raises(RefigureError, match="PyTorch does not see it"):
         runtime.device_name()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Big One")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Big One")
     assert runtime.device_name() == "Big One"
 
 

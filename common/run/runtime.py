@@ -102,19 +102,23 @@ def device_name() -> str:
     Raises:
         RefigureError: `REFIGURE_DEVICE` asks for a GPU that a framework does not see.
     """
-    names = {}
-    if (jax := sys.modules.get("jax")) is not None:
-        device = jax.local_devices()[0]
-        names["JAX"] = "cpu" if device.platform == "cpu" else str(device.device_kind)
-    if (torch := sys.modules.get("torch")) is not None:
-        names["PyTorch"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    for framework, name in names.items():
-        if _wish()[0] == "cuda" and name == "cpu":
+    for framework, gpus in _gpus().items():
+        if _wish()[0] == "cuda" and not gpus:
             raise RefigureError(
                 f"device {os.environ['REFIGURE_DEVICE']} was asked for, but {framework} does not see it; set "
                 "REFIGURE_DEVICE to cpu or to a device that is there"
             )
-    return " and ".join(dict.fromkeys(names.values())) or "cpu"
+    return " and ".join(dict.fromkeys(gpus[0] if gpus else "cpu" for gpus in _gpus().values())) or "cpu"
+
+
+def _gpus() -> dict[str, list[str]]:
+    """The names of the GPUs that each of the imported frameworks sees."""
+    gpus = {}
+    if (jax := sys.modules.get("jax")) is not None:
+        gpus["JAX"] = [str(device.device_kind) for device in jax.local_devices() if device.platform != "cpu"]
+    if (torch := sys.modules.get("torch")) is not None:
+        gpus["PyTorch"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return gpus
 
 
 def _wish() -> tuple[Literal["", "cpu", "cuda"], int]:
@@ -184,18 +188,12 @@ def describe() -> dict[str, Any]:
 
     Keys: system, cpu, cores, memory, gpus (a list of names), python, versions (name to version).
     """
-    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
-    gpus: list[str] = []
-    if torch is not None and torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    elif jax is not None and jax.default_backend() == "gpu":
-        gpus = [str(device.device_kind) for device in jax.local_devices()]
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1,
         "memory": psutil.virtual_memory().total,
-        "gpus": gpus,
+        "gpus": max(_gpus().values(), key=len, default=[]),
         "python": platform.python_version(),
         "versions": {
             name: metadata.version(name)
