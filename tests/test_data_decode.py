@@ -200,11 +200,13 @@ def test_unknown_splits_and_sets_are_named(toy: Path) -> None:
 
 
 def test_sets_that_are_not_declared_are_refused(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data.declare({"mnist"}, where="papers/deq/paper.yaml: copy/deq_50")
+    data.declare({"mnist": "mnist"}, where="papers/deq/paper.yaml: copy/deq_50")
     try:
         with pytest.raises(RefigureError) as caught:
             data.load("toy")
-        data.declare(["mnist", "toy"])
+        data.declare({"picture": "toy"})
+        np.testing.assert_array_equal(data.load("picture")["images"], IMAGES["train"])
+        data.declare({"toy": "toy"})
         data.load("toy")
     finally:
         data.declare(None)

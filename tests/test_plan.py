@@ -192,3 +192,20 @@ def test_unknown_papers_offer_the_nearest(toy: Toy) -> None:
     assert spec.papers() == ["toy_paper"]
     with pytest.raises(RefigureError, match="no paper 'toypaper'; did you mean 'toy_paper'"):
         spec.load("toypaper")
+
+
+def test_a_scale_may_read_another_data_set_under_the_declared_name(toy: Toy) -> None:
+    scale = "cpu: {seeds: [0, 1, 2], batch: true}"
+    toy.edit(
+        "papers/toy_paper/paper.yaml", '"Descent on a parabola"\n', '"Descent on a parabola"\n    data: [cifar10]\n'
+    )
+    toy.edit("papers/toy_paper/paper.yaml", scale, scale[:-1] + ", instead: {cifar10: cifar10-jpeg}}")
+    plan.forget()
+    (run, *_), (official, *_) = (plan.plan("toy_paper", size, "main") for size in ("cpu", "paper"))
+    assert run.data == {"cifar10": "cifar10-jpeg"}
+    assert [*run.identity.data, *official.identity.data] == ["cifar10-jpeg", "cifar10"]
+    assert "data set cifar10-jpeg" in [each.what for each in run.deviations]
+    toy.edit("papers/toy_paper/paper.yaml", "instead: {cifar10:", "instead: {cifar100:")
+    plan.forget()
+    with pytest.raises(RefigureError, match=r"no declared data set 'cifar100' in .*scales\.cpu\.instead; did you mean"):
+        plan.plan("toy_paper", "cpu", "main")

@@ -5,7 +5,7 @@ Importing this imports nothing heavy: NumPy, pooch and Pillow come with the call
 
 import contextlib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from common.data.fetching import MISSING, cache_folder, fault, fetch, hold, log, obtain
@@ -26,17 +26,20 @@ __all__ = [
     "verify",
 ]
 
-_declared: Collection[str] | None = None
+_declared: Mapping[str, str] | None = None
 _where = ""
 
 
-def declare(names: Collection[str] | None, where: str = "") -> None:
-    """Say which data sets this process may `load` (None allows any), and where they are declared, for the error's line.
+def declare(sets: Mapping[str, str] | None, where: str = "") -> None:
+    """Say which data sets this process may `load`, and where they are declared, for the error's line.
+
+    Arguments:
+        sets: The names by which code asks, each with the set that is read, mostly the same; None allows any.
 
     A run's key names the data that its experiment declares, so all that it reads must be among that.
     """
     global _declared, _where
-    _declared, _where = names, where or "the experiment in papers/<paper>/paper.yaml"
+    _declared, _where = sets, where or "the experiment in papers/<paper>/paper.yaml"
 
 
 def load(name: str, split: str = "train") -> Split:
@@ -52,11 +55,12 @@ def load(name: str, split: str = "train") -> Split:
     """
     from common.data import store
 
+    if _declared is not None and name not in _declared:
+        raise RefigureError(f"data set {name!r} is read and not declared: add it to `data:` of {_where}")
+    name = name if _declared is None else _declared[name]
     entry = get(name)
     if split not in entry.splits:
         raise RefigureError(f"{name} has no split {split!r}: {suggest(split, entry.splits)}")
-    if _declared is not None and name not in _declared:
-        raise RefigureError(f"data set {name!r} is read and not declared: add it to `data:` of {_where}")
     folder = decoded_folder(name)
     try:
         return store.read_split(folder, split)

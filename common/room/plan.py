@@ -38,6 +38,8 @@ class PlannedRun:
     """All departures from the paper, computed and declared, and those of its parent."""
     manifest: Manifest
     """Digest of every definition that it reaches."""
+    data: Mapping[str, str]
+    """Data set by the name that code and declaration have, to the one that is read."""
     expected: Expected | None
     """What it costs."""
     gpus: int
@@ -80,27 +82,27 @@ def plan_run(
     entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
     config = resolve(paper, experiment, variant, scale, assignments)
     chosen, size = entry.variants[variant], entry.scales[scale]
-    names = tuple(dict.fromkeys((*entry.data, *chosen.data)))
+    sets = {name: size.instead.get(name, name) for name in (*entry.data, *chosen.data)}
     code = reach(paper, experiment)
     parent = plan_run(paper, entry.parent, chosen.parent or variant, scale, seeds) if entry.parent else None
     try:
         identity = Identity(
             paper, experiment, variant, config=to_dict(config), seeds=seeds, code=code.digest,
-            data={name: data.identity(name) for name in names}, threads=threads or entry.threads,
+            data={name: data.identity(name) for name in sets.values()}, threads=threads or entry.threads,
             parent=parent.identity.path.relative_to(paper).as_posix() if parent else "",
         )  # fmt: skip
     except ValueError as error:
         raise RefigureError(f"{paper}/{experiment}/{variant}: {error}") from None
     deviations = (
         *_differences(to_dict(config), to_dict(resolve(paper, experiment, variant, None)), assignments, size.why),
-        *(Deviation(f"data set {name}", str(data.deviation(name))) for name in names if data.deviation(name)),
+        *(Deviation(f"data set {name}", why) for name in sets.values() if (why := data.deviation(name))),
         *entry.deviations,
         *chosen.deviations,
         *(parent.deviations if parent else ()),
     )
     return PlannedRun(
         identity, scale, module=entry.module, config=config, deviations=tuple(dict.fromkeys(deviations)),
-        manifest=code.manifest, expected=size.expected, gpus=entry.gpus, parent=parent,
+        manifest=code.manifest, data=sets, expected=size.expected, gpus=entry.gpus, parent=parent,
     )  # fmt: skip
 
 

@@ -56,6 +56,8 @@ class Scale:
     """Settings of single variants at this scale, over `config`."""
     why: str = ""
     """The reason for those differences."""
+    instead: dict[str, str] = field(default_factory=dict)
+    """Data sets that are read in place of declared ones: declared name to the one read."""
     variants: tuple[str, ...] | None = None
     """The variants that run at this scale; all when left out."""
     expected: Expected | None = None
@@ -231,6 +233,9 @@ def load(paper: str) -> Paper:
                 find(experiment.variants, variant, "variant", f"{place}.scales.{scale}")
             if not size.seeds or len(set(size.seeds)) != len(size.seeds) or min(size.seeds) < 0:
                 raise RefigureError(f"{place}.scales.{scale}.seeds: expected distinct numbers from 0 up")
+            declared = {*experiment.data, *(each for variant in experiment.variants.values() for each in variant.data)}
+            for data_set in size.instead:
+                find(dict.fromkeys(declared), data_set, "declared data set", f"{place}.scales.{scale}.instead")
             if (size.config or size.only) and not size.why:
                 raise RefigureError(f"{place}.scales.{scale}.why: say why its settings are not the published ones")
         _check_parent(spec.experiments, name, place)
