@@ -10,7 +10,7 @@ import pytest
 
 import common
 from common.room import plan
-from common.run import command
+from common.run import runtime
 
 pytest.register_assert_rewrite("toy")
 from toy import FILES, Toy, without_papers  # noqa: E402
@@ -29,10 +29,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     monkeypatch.syspath_prepend(str(root))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files edited within a second are read anew
     # This process's settings belong to other tests; the real functions run in the subprocess tests.
-    monkeypatch.setattr(command, "settle", lambda threads, precision: {"threads": threads, "precision": precision})
+    monkeypatch.setattr(runtime, "settle", lambda threads, precision: {"threads": threads, "precision": precision})
     for name in ("choose_device", "reuse_memory"):
-        monkeypatch.setattr(command, name, lambda: None)
-    monkeypatch.setattr(command, "keep_compiled", lambda cache: None)
+        monkeypatch.setattr(runtime, name, lambda: None)
+    monkeypatch.setattr(runtime, "keep_compiled", lambda cache: None)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", os.fspath(tmp_path))
     plan.forget()

@@ -89,7 +89,7 @@ def test_any_truncation_is_detected(victim: tuple[Path, bytes]) -> None:
     path, content = victim
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(RefigureError, match=r"cut short|checksum"):
+        with pytest.raises(RefigureError, match=r"cut short|does not match its checksum"):
             load(path)
 
 
@@ -129,13 +129,13 @@ def test_each_flipped_bit_of_the_data_is_detected(victim: tuple[Path, bytes]) ->
 def test_other_files_are_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "foreign"
     path.write_bytes(content)
-    with pytest.raises(RefigureError, match=r"no checkpoint|no checksum"):
+    with pytest.raises(RefigureError, match="no checkpoint"):
         load(path)
 
 
 def test_files_without_checksum_and_missing_files_are_refused(tmp_path: Path) -> None:
     safetensors.numpy.save_file({"a": np.zeros(2)}, tmp_path / "plain")
-    with pytest.raises(RefigureError, match="no checksum"):
+    with pytest.raises(RefigureError, match="no checkpoint of ours"):
         load(tmp_path / "plain")
     with pytest.raises(RefigureError, match="cannot read the checkpoint"):
         load(tmp_path / "absent")

@@ -12,7 +12,7 @@ from common.errors import RefigureError
 from common.report import gallery
 from common.report.build import build
 from common.report.inputs import digest_of, inputs_of, is_current, output_names
-from common.run import command, record
+from common.run import record, runtime
 
 FIGURES = '''"""Draws the fall."""
 
@@ -35,7 +35,7 @@ def draw(runs, claims=()):
 def drawn(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
     """The tiny repository with results of its one figure."""
     facts = {"threads": {"environment": 1}, "precision": {"precision": "fp32"}}
-    monkeypatch.setattr(command, "settle", lambda threads, precision: facts)
+    monkeypatch.setattr(runtime, "settle", lambda threads, precision: facts)
     (toy.root / "papers/toy_paper/figures.py").write_text(FIGURES)
     toy.edit("papers/toy_paper/paper.yaml", "experiment: main\n", "experiment: main\n    original: Figure 1\n")
     toy.edit("papers/toy_paper/paper.yaml", "      paper: {seeds: [0, 1, 2], batch: true}\n", PAPER)

@@ -22,7 +22,7 @@ from toy import Toy, fault_of
 from common import atomic
 from common.errors import RefigureError
 from common.room import plan as planning
-from common.run import checkpoint, command, record
+from common.run import checkpoint, command, record, runtime
 from common.run.progress import Progress
 from common.train.recorder import Outcome
 
@@ -378,7 +378,7 @@ def at_every_write(
 ) -> Iterator[tuple[int, str]]:
     """Exit status and standard error of a run with the fault in its 1st, 2nd, ... write; checks the aftermath."""
     monkeypatch.setattr(command, "revision", dict)  # processes of their own, slow and no part of this
-    monkeypatch.setattr(command, "describe", dict)
+    monkeypatch.setattr(runtime, "describe", dict)
     monkeypatch.setattr(planning, "forget", lambda: None)  # sources stay as they are
     monkeypatch.setattr(os, "fsync", lambda _: None)  # counted, not waited for
     plan = toy.plan("steps=3", seeds=(0, 1))

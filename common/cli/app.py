@@ -89,7 +89,7 @@ def diff(
     rev: Annotated[str | None, typer.Option(help="Compare with the verdicts committed at this git revision.")] = None,
 ) -> None:
     """Published against ours. Exits with 1 when a claim that once matched no longer does."""
-    from common.cli.history import committed_verdicts
+    from common.report.gallery import committed_verdicts
     from common.verdict.evidence import evaluate
     from common.verdict.judge import regressions
 
@@ -167,7 +167,7 @@ def check(
     allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Name such runs, and let them pass.")] = False,
 ) -> None:
     """Whether the code of all runs can be found: exits with 1 on unknown revisions and trees with changes."""
-    from common.cli.history import untraceable
+    from common.cli.runs import untraceable
 
     lines = [line for paper in papers or spec.papers() for line in untraceable(paper)]
     _say(lines)

@@ -1,6 +1,6 @@
 """The runs on disk against those that are planned: what is there, what changed, what comes from elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from common.room.identity import Identity
 from common.room.plan import PlannedRun, plan, plan_run
 from common.room.spec import SCALES, Expected, ScaleName
 from common.run import record
+from common.run.command import git
 from common.run.record import FinishedRun
 
-__all__ = ["COLUMNS", "explain_paper", "explain_run", "import_all", "superfluous", "survey"]
+__all__ = ["COLUMNS", "explain_paper", "explain_run", "import_all", "superfluous", "survey", "untraceable"]
 
 COLUMNS = ("experiment", "scale", "done", "missing", "stale", "a run", "missing runs", "memory", "measured on")
 
@@ -174,3 +175,21 @@ def _file(run: FinishedRun, replace: bool) -> str:
     if scale is None:
         return f"{name}: imported; no scale needs it now (refigure explain {name} says what differs)"
     return f"{name}: imported, used at scale {scale}"
+
+
+def untraceable(paper: str) -> Iterator[str]:
+    """A line for each finished run that was neither made nor last replayed by a committed revision."""
+    spec.load(paper)  # says which papers there are
+    for path in sorted((_home() / paper).glob(f"*/*/*/{record.DONE}")):
+        provenance = record.read(path.parent).provenance
+        origins = [provenance, *provenance.get("carried", [])[-1:]]
+        faults = [_fault(origin.get("revision") or {}) for origin in origins]
+        if all(faults):
+            yield f"{path.parent.relative_to(_home())}: {faults[-1]}; train it again, or refigure carry {paper}"
+
+
+def _fault(revision: Mapping[str, Any]) -> str:
+    commit = str(revision.get("git", "of no checkout"))
+    if git("cat-file", "-e", f"{commit}^{{commit}}") is None:
+        return f"revision {commit[:14]} is unknown to git"
+    return f"revision {commit[:14]} with changes that were not committed" if revision["dirty"] else ""

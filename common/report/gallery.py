@@ -14,9 +14,10 @@ from common.report.inputs import checked_results, output_names
 from common.report.page import measured, number, render
 from common.room import spec
 from common.room.config import build as built
+from common.run.command import git
 from common.verdict.judge import Judged
 
-__all__ = ["build"]
+__all__ = ["build", "committed_verdicts"]
 
 BEGIN, END = "<!-- verdicts: written by `make gallery` -->", "<!-- end of verdicts -->"
 
@@ -42,6 +43,22 @@ def build() -> Path:
     atomic.write_text(target / "index.html", render("gallery.html.j2", entries=entries))
     _refresh(spec.root() / "README.md", "\n".join(_verdict_rows(entries)))
     return target / "index.html"
+
+
+def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any]]:
+    """Identifiers, verdicts and scales of a paper's claims at a revision (default: HEAD); empty where it had none.
+
+    Raises:
+        RefigureError: `rev` was given and names no revision (or git is not there), or the committed file is damaged.
+    """
+    if rev is not None and git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}") is None:
+        raise RefigureError(f"--rev {rev}: no such git revision")
+    name = f"{rev or 'HEAD'}:docs/gallery/{paper}/claims.json"
+    text = git("show", name)
+    try:
+        return [{field: entry[field] for field in ("id", "verdict", "scale")} for entry in json.loads(text or "[]")]
+    except (ValueError, TypeError, KeyError):
+        raise RefigureError(f"git's {name} is no list of judged claims: `make gallery` and commit it again") from None
 
 
 def _entry(paper: str, source: Path) -> dict[str, Any]:

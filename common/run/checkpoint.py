@@ -53,12 +53,12 @@ def load(path: Path, *, expect: Mapping[str, str] | None = None) -> tuple[dict[s
     try:
         arrays = safetensors.numpy.load(payload)
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        note = json.loads(header.get("__metadata__", {}).get(ENTRY, "{}"))
-        meta, recorded = dict(note.get("meta", {})), note.get("sha256")
+        note = json.loads(header["__metadata__"][ENTRY])
+        meta, recorded = dict(note["meta"]), note["sha256"]
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RefigureError(f"{path} is cut short, damaged or no checkpoint ({error}); {remedy}") from error
-    if recorded is None:
-        raise RefigureError(f"{path} has no checksum: damaged, or not written by refigure; {remedy}")
+        raise RefigureError(
+            f"{path} is cut short, damaged or no checkpoint of ours ({error!r}); {remedy}"
+        ) from error
     if recorded != _checksum(arrays, meta):
         raise RefigureError(f"{path} is damaged: its content does not match its checksum; {remedy}")
     for key, value in (expect or {}).items():

@@ -23,18 +23,9 @@ from common.room import spec
 from common.room.digest import changed
 from common.room.plan import PlannedRun, plan_run
 from common.room.spec import find
-from common.run import record
+from common.run import record, runtime
 from common.run.progress import Progress
 from common.run.record import FINAL, FinishedRun, Run
-from common.run.runtime import (
-    choose_device,
-    describe,
-    device_name,
-    keep_compiled,
-    peak_memory,
-    reuse_memory,
-    settle,
-)  # fmt: skip
 from common.train.recorder import Outcome, Recorder
 
 __all__ = ["execute", "finished_parent", "git", "main", "revision", "trained"]
@@ -108,24 +99,24 @@ def trained(plan: PlannedRun, run: Recorder, parent: FinishedRun | None) -> tupl
         RefigureError: The code on disk is no longer what the key was made of, or whatever `train` raises.
     """
     precision = getattr(plan.config, "precision", "fp32")
-    settle(plan.identity.threads, precision)
-    choose_device()
-    keep_compiled(data.cache_folder())
-    reuse_memory()
+    runtime.settle(plan.identity.threads, precision)
+    runtime.choose_device()
+    runtime.keep_compiled(data.cache_folder())
+    runtime.reuse_memory()
     module = _module(plan)
-    runtime = settle(plan.identity.threads, precision)
-    device = device_name()
+    settings = runtime.settle(plan.identity.threads, precision)
+    device = runtime.device_name()
     _check_code(plan)
     source = revision()  # of what was read, whatever is committed while it trains
-    data.declare(plan.identity.data, where=f"papers/{plan.identity.paper}/paper.yaml: {plan.identity.experiment}")
+    data.declare(plan.data, where=f"papers/{plan.identity.paper}/paper.yaml: {plan.identity.experiment}")
     try:
         outcome = module.train(plan.config, plan.identity.seeds, run, *([parent] if parent else []))
     finally:
         data.declare(None)
     provenance: dict[str, Any] = {
-        "revision": source, "device": device, **runtime, "code": plan.identity.code, "data": plan.identity.data,
-        "machine": describe(), "platform": platform.platform(),
-        "peak_memory": {"host": peak_memory("host"), "device": peak_memory("device")},
+        "revision": source, "device": device, **settings, "code": plan.identity.code, "data": plan.identity.data,
+        "machine": runtime.describe(), "platform": platform.platform(),
+        "peak_memory": {place: runtime.peak_memory(place) for place in ("host", "device")},
     }  # fmt: skip
     if parent is not None:
         provenance["parent"] = {"run": str(parent.identity), "provenance": parent.provenance["digest"]}

@@ -1,7 +1,8 @@
 """How far long work is: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
 
+import io
 import sys
-import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,35 +19,29 @@ class Progress:
     """
 
     def __init__(self, label: str, quiet: bool = False, every: float = 15.0) -> None:
-        self._label = label
-        self._every = every
         self._bar: tqdm | None = None
-        self._plain = quiet or not sys.stderr.isatty()
-        self._first: tuple[float, int] | None = None
-        self._shown = 0.0
+        self._options: dict[str, Any] = {"desc": label, "unit": " steps", "dynamic_ncols": True}
+        if quiet or not sys.stderr.isatty():
+            line = "{desc}: {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+            self._options |= {"file": _Lines(), "mininterval": every, "miniters": 1, "bar_format": line}
 
     def update(self, step: int, total: int) -> None:
         """Say that `step` of `total` steps are done."""
-        if self._plain:
-            self._line(step, total)
-            return
         if self._bar is None:
-            self._bar = tqdm(total=total, initial=step, desc=self._label, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=step, **self._options)
+        self._bar.total = total  # of another loop, where a run has several
         self._bar.update(step - self._bar.n)
 
-    def _line(self, step: int, total: int) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, step)
-        elif now - self._shown < self._every and step < total:
-            return
-        started, initial = self._first
-        rate = (step - initial) / (now - started) if now > started else 0.0
-        tail = f", {rate:.0f} steps/s, {(total - step) / rate:.0f} s left" if rate > 0 else ""
-        print(f"{self._label}: {step}/{total} steps{tail}", file=sys.stderr, flush=True)
-        self._shown = now
-
     def close(self) -> None:
-        """End the bar's line."""
+        """End with where it is now."""
         if self._bar is not None:
             self._bar.close()
+
+
+class _Lines(io.TextIOBase):
+    """Standard error on which a bar is not redrawn: each of its states is a line."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+        return len(text)
