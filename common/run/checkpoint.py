@@ -56,9 +56,7 @@ def load(path: Path, *, expect: Mapping[str, str] | None = None) -> tuple[dict[s
         note = json.loads(header["__metadata__"][ENTRY])
         meta, recorded = dict(note["meta"]), note["sha256"]
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RefigureError(
-            f"{path} is cut short, damaged or no checkpoint of ours ({error!r}); {remedy}"
-        ) from error
+        raise RefigureError(f"{path} is cut short, damaged or no checkpoint of ours ({error!r}); {remedy}") from error
     if recorded != _checksum(arrays, meta):
         raise RefigureError(f"{path} is damaged: its content does not match its checksum; {remedy}")
     for key, value in (expect or {}).items():
