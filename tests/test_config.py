@@ -154,6 +154,12 @@ YAML_FAULTS = {
     "unclosed": ("a: [1, 2\n", "line 2"),
     "tab": ("a:\n\tb: 1\n", "line 2"),
     "code": ("!!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+    "aliases that multiply": (
+        "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)),
+        "its aliases repeat more than 100,000 values",
+    ),
+    "an alias of itself": ("a: &a [1, *a]\n", "its aliases repeat more than 100,000 values, or themselves"),
     "no such day": ("day: 2020-13-45\n", "not YAML: month"),
     "a mapping that is none": ("a: !!map [1, 2]\n", "mapping"),
 }

@@ -17,6 +17,8 @@ from common.errors import RefigureError, suggest
 __all__ = ["build", "canonical", "override", "parse_scalar", "read_yaml", "to_dict"]
 
 SCALARS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+MOST_VALUES = 100_000
+"""In a YAML document, each alias counted as what it repeats."""
 
 
 def read_yaml(path: Path, where: str = "") -> Any:
@@ -30,7 +32,10 @@ def read_yaml(path: Path, where: str = "") -> Any:
     """
     where = where or str(path)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+        if _values(document, {}) > MOST_VALUES:
+            raise RefigureError(f"{where}: its aliases repeat more than {MOST_VALUES:,} values, or themselves")
+        return document
     except FileNotFoundError:
         raise RefigureError(f"{where}: no such file") from None
     except UnicodeDecodeError as error:
@@ -60,6 +65,15 @@ class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
                     raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+def _values(document: Any, known: dict[int, float]) -> float:
+    """How many values a document has where each alias counts as what it repeats; infinitely many in a circle."""
+    if id(document) not in known:
+        known[id(document)] = math.inf
+        parts = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+        known[id(document)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(document)]
 
 
 def build(kind: Any, value: Any, where: str) -> Any:
