@@ -2,7 +2,6 @@
 
 import base64
 import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,10 +90,7 @@ def _draw(
     """Draw and save one figure, which is given the runs of its experiments and all claims of the paper."""
     figure = room.figures[name]
     module_name, _, function_name = figure.draw.partition(":")
-    if str(spec.root()) not in sys.path:
-        sys.path.insert(0, str(spec.root()))
-    module = importlib.import_module(module_name)
-    function = getattr(module, function_name, None)
+    function = getattr(importlib.import_module(module_name), function_name, None)
     if function is None:
         raise RefigureError(f"papers/{paper}/paper.yaml: figures.{name}.draw: {module_name} has no {function_name!r}")
     shown = (figure.experiment, *figure.also)

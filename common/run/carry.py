@@ -253,7 +253,6 @@ def _file(move: Move, result: Mapping[str, Any]) -> str:
         **run.provenance, "code": today.identity.code, "data": to_dict(today.identity.data), "carried": entries,
     }  # fmt: skip
     with record.replaced(run, today.folder):
-        atomic.write_json(today.folder / "config.json", record.opened(today))
         record.close(today, today.folder, run.metrics, provenance, absent=run.checksums)
     shutil.rmtree(run.folder)
     compared = "whole" if result["whole"] else f"{result['steps']} of {result['of']} steps"

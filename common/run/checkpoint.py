@@ -24,8 +24,7 @@ ENTRY = "refigure"
 def save(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, str] | None = None) -> None:
     """Write `arrays` and `meta` to `path` so that at every instant `path` is the old file or the new one.
 
-    Whatever interrupts it (a full disk, Ctrl-C) leaves the previous file as it was. A killed process may leave
-    `.<name>.part`, which the next `save` overwrites. One writer a path is assumed.
+    One writer a path is assumed: what a killed process left is overwritten by the next `save`.
 
     Raises RefigureError on a full disk, a folder that cannot be written, an element type that cannot be kept.
     """

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from common.run.progress import Progress
 
 __all__ = [
-    "FinishedRun", "Run", "close", "is_done", "opened", "read", "read_identity", "read_whole", "replaced", "sha256_of",
+    "FinishedRun", "Run", "close", "is_done", "read", "read_identity", "read_whole", "replaced", "sha256_of",
     "with_digest",
 ]  # fmt: skip
 
@@ -93,7 +93,7 @@ class Run(Recorder):
                     f"{self.folder} holds another run (key {present.key}, this one has {self.plan.identity.key}): "
                     "give another folder with --out, or move that one away"
                 )
-        atomic.write_json(self.folder / "config.json", opened(self.plan))
+        _write_config(self.plan, self.folder)
         if not resume:
             (self.folder / RESUME).unlink(missing_ok=True)
         if not (self.folder / RESUME).exists():
@@ -164,15 +164,8 @@ class Run(Recorder):
         Raises:
             RefigureError: A final metric is not finite, or has not one number per seed.
         """
-        seeds = self.plan.identity.seeds
         metrics = {name: [float(value) for value in values] for name, values in outcome.metrics.items()}
-        for name, values in metrics.items():
-            if len(values) != len(seeds):
-                raise RefigureError(f"{self.plan.identity}: metric {name} has {len(values)} values, not {len(seeds)}")
-            if not np.isfinite(values).all():
-                raise RefigureError(
-                    f"{self.plan.identity}: final metric {name} is not finite ({values}); the last checkpoint is kept"
-                )
+        _check_metrics(metrics, self.plan.identity, f"{self.plan.identity}, whose last checkpoint is kept")
         if outcome.arrays:
             atomic.write_bytes(self.folder / "arrays.npz", _packed(outcome.arrays))
         if outcome.parameters:
@@ -194,25 +187,35 @@ class Run(Recorder):
             return stream.read()
 
 
+def _check_metrics(metrics: Mapping[str, Sequence[float]], identity: Identity, where: str) -> None:
+    """Refuse final metrics that are not finite or not one number per seed."""
+    for name, values in metrics.items():
+        if len(values) != len(identity.seeds):
+            raise RefigureError(f"{where}: metric {name} has {len(values)} values, not {len(identity.seeds)}")
+        if not np.isfinite(values).all():
+            raise RefigureError(f"{where}: final metric {name} is not finite ({values})")
+
+
 def _mark(stream: bytes) -> str:
     """Length and hash of a metrics stream."""
     return f"{len(stream)}:{hashlib.sha256(stream).hexdigest()}"
 
 
-def opened(plan: "PlannedRun") -> dict[str, Any]:
-    """The content of `config.json`."""
-    return {**plan.identity.inputs, "key": plan.identity.key, "manifest": to_dict(plan.manifest)}
+def _write_config(plan: "PlannedRun", folder: Path) -> None:
+    config = {**plan.identity.inputs, "key": plan.identity.key, "manifest": to_dict(plan.manifest)}
+    atomic.write_json(folder / "config.json", config)
 
 
 def close(
     plan: "PlannedRun", folder: Path, metrics: Mapping[str, Sequence[float]], provenance: Mapping[str, Any],
     absent: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Write what makes a run done.
+    """Write what makes a run done: its configuration, its provenance, its metrics.
 
     Arguments:
         absent: Checksums of files that belong to the run and need not be there.
     """
+    _write_config(plan, folder)
     record = {**provenance, "deviations": to_dict(plan.deviations), "scale": plan.scale}
     atomic.write_json(folder / PROVENANCE, with_digest(record))
     files = {name: sha256_of(folder / name) for name in FILES if (folder / name).exists()}
@@ -329,11 +332,7 @@ def read(folder: Path) -> FinishedRun:
     if identity.key != final.get("key"):
         raise RefigureError(f"{folder}: its configuration has key {identity.key}, it says {final.get('key')}: {MEND}")
     metrics = build(dict[str, list[float]], final.get("metrics"), f"{folder / DONE}: metrics")
-    for name, values in metrics.items():
-        if len(values) != len(identity.seeds):
-            raise RefigureError(
-                f"{folder / DONE}: metric {name} has {len(values)} values, not {len(identity.seeds)}: {MEND}"
-            )
+    _check_metrics(metrics, identity, str(folder / DONE))
     checksums = build(dict[str, str], final.get("files"), f"{folder / DONE}: files")
     if foreign := sorted({*checksums} - {*FILES}):
         raise RefigureError(f"{folder / DONE} names {foreign[0]!r}, which no run writes: {MEND}")
