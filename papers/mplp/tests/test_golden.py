@@ -103,14 +103,16 @@ def network_case(a: Arrays) -> None:
     start = released.network_of(a, spec, "state0_")
     x, y = (jnp.asarray(a[name])[:, None] for name in "xy")
     state = init_state(spec, start, x.shape[2])
+    update = jax.jit(inner_update, static_argnums=2)
     for step in range(len(x)):
         prediction = predict(spec, state.layers, x[step])
         near(prediction[0], a[f"pred{step}"], 1e-5)
         near(elementwise_loss(spec, prediction, y[step])[0], a[f"loss_elem{step}"], 1e-5)
-        state, _ = inner_update(protocol, statistics, spec, state, x[step], y[step])
+        state, _ = update(protocol, statistics, spec, state, x[step], y[step])
         same_state(spec, state, a, f"state{step + 1}_", 1e-5)
 
-    collected = collect_statistics(protocol, spec, *jax.tree.map(lambda array: array[None], (start, x, y)), 1.0)
+    lifetimes = jax.tree.map(lambda array: array[None], (start, x, y))
+    collected = jax.jit(collect_statistics, static_argnums=1)(protocol, spec, *lifetimes, 1.0)
     for value, official in zip(jax.tree.leaves(collected), jax.tree.leaves(statistics), strict=True):
         near(value, official, 1e-5)
 
@@ -120,7 +122,7 @@ def network_case(a: Arrays) -> None:
     def objective(protocol: Protocol, layers: tuple[Layer, ...]) -> jax.Array:
         return meta_loss(spec, live(protocol, statistics, spec, layers, x, y), (x, y), held_out, hint)
 
-    value, (slope, slope_start) = jax.value_and_grad(objective, (0, 1))(protocol, start)
+    value, (slope, slope_start) = jax.jit(jax.value_and_grad(objective, (0, 1)))(protocol, start)
     near(value, a["meta_loss"], 1e-6)
     theirs = {name: np.full(array.shape, np.nan) for name, array in a.items()}
     theirs |= {name.removeprefix("grad_"): array for name, array in a.items() if name.startswith("grad_")}

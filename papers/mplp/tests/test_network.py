@@ -1,6 +1,9 @@
 """The protocol by what theory says of it, and by tests from both ends of its plumbing."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +11,14 @@ import numpy as np
 import pytest
 
 from papers.mplp import network
-from papers.mplp.agents import init_gru, init_stateless
-from papers.mplp.lifetime import collect_statistics, live, mean_loss, meta_loss
+from papers.mplp.agents import Standardiser, gru, init_gru, init_mlp, init_stateless, stateless
+from papers.mplp.lifetime import live, meta_loss
 from papers.mplp.network import (
+    GRU,
     Layer,
     Protocol,
     Spec,
+    Statistics,
     elementwise_loss,
     init_network,
     init_protocol,
@@ -24,38 +29,64 @@ from papers.mplp.network import (
 )
 
 SPECS = {
-    "stateful": Spec((3, 5, 2), "relu", "l2", 3, 2),
-    "stateless": Spec((3, 5, 2), "relu", "l2", 3, 0),
-    "classes": Spec((4, 5, 3), "sigmoid", "ce", 2, 3, shared=True),
+    "stateful": Spec((3, 5, 2), "relu", "l2", 3, 2, widths=(5, 4)),
+    "stateless": Spec((3, 5, 2), "relu", "l2", 3, 0, widths=(5, 4)),
+    "classes": Spec((4, 5, 3), "sigmoid", "ce", 2, 3, shared=True, widths=(5, 4)),
 }
+HINT = 0.7
 
 
-def some_lifetime(spec: Spec, steps: int = 3, networks: int = 2, batch: int = 4) -> tuple:
-    """A protocol with statistics, networks, batches."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    protocol = init_protocol(keys[0], spec)
-    protocol = protocol._replace(
-        layers=tuple(dense._replace(scale_w=0.5 * dense.scale_w + 0.3) for dense in protocol.layers)
-    )
-    x = jax.random.normal(keys[1], (steps, networks, batch, spec.sizes[0]))
-    y = jax.random.normal(keys[2], (steps, networks, batch, spec.sizes[-1]))
+class Lifetime(NamedTuple):
+    """A protocol with statistics, two networks, and three batches of four examples for each."""
+
+    protocol: Protocol
+    statistics: Statistics
+    layers: tuple[Layer, ...]
+    x: jax.Array
+    y: jax.Array
+
+
+def arbitrary(rng: np.random.Generator, make: Callable[[], Any], deviation: float = 0.5) -> Any:
+    """A tree as `make` would return it, of arbitrary numbers."""
+    return jax.tree.map(lambda a: jnp.asarray(deviation * rng.standard_normal(a.shape)), jax.eval_shape(make))
+
+
+def lifetime(spec: Spec, steps: int = 3, networks: int = 2, batch: int = 4) -> Lifetime:
+    rng = np.random.default_rng(0)
+    protocol = arbitrary(rng, lambda: init_protocol(jax.random.key(0), spec))
+    statistics = arbitrary(rng, lambda: init_statistics(spec))
+    layers = arbitrary(rng, lambda: init_network(jax.random.key(0), spec, networks))
+    x, y = (rng.standard_normal((steps, networks, batch, size)) for size in (spec.sizes[0], spec.sizes[-1]))
     if spec.loss == "ce":
-        y = jax.nn.one_hot(y.argmax(-1), spec.sizes[-1], dtype=x.dtype)
-    layers = init_network(keys[3], spec, networks)
-    first = jax.tree.map(lambda a: a[None, :1], layers)
-    statistics = collect_statistics(protocol, spec, first, x[None, :, :1], y[None, :, :1], 1.0)
-    return protocol, statistics, layers, x, y
+        y = np.eye(spec.sizes[-1])[y.argmax(-1)]
+    return Lifetime(protocol, statistics, layers, jnp.asarray(x), jnp.asarray(y))
 
 
-def close(one: object, other: object, **tolerances: float) -> None:
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+@partial(jax.jit, static_argnames="spec")
+def live_and_slope(spec: Spec, lifetime: Lifetime) -> tuple[tuple[jax.Array, tuple[Layer, ...]], Protocol]:
+    """Meta-loss, networks after each step, and the meta-gradient: the one program that most of these tests run."""
+
+    def objective(protocol: Protocol) -> tuple[jax.Array, tuple[Layer, ...]]:
+        _, statistics, layers, x, y = lifetime
+        after = live(protocol, statistics, spec, layers, x, y)
+        return meta_loss(spec, after, (x, y), (x[0], y[0]), HINT), after
+
+    return jax.value_and_grad(objective, has_aux=True)(lifetime.protocol)
+
+
+def networks_after(spec: Spec, lifetime: Lifetime) -> tuple[Layer, ...]:
+    return live_and_slope(spec, lifetime)[0][1]
+
+
+def close(tree: object, expected: object, **tolerances: float) -> None:
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, **tolerances)
 
 
 def test_gradient_descent_is_a_protocol(monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
     """With agents written by hand - pass on what the chain rule says - the plumbing is backpropagation."""
     spec, rate = SPECS["stateful"], 0.1
-    _, _, layers, x, y = some_lifetime(spec, steps=1)
+    _, _, layers, x, y = lifetime(spec)
     batch, outputs = x.shape[2], spec.sizes[-1]
 
     def speak(agent: str, _s: object, blocks: list, _c: object, _m: int, _collect: bool) -> tuple:
@@ -71,118 +102,152 @@ def test_gradient_descent_is_a_protocol(monkeypatch: pytest.MonkeyPatch, x64: No
     monkeypatch.setattr(network, "_speak", speak)
     dense = network.Agents("weight", "bias", jnp.float64(rate), jnp.float64(rate), "relu")
     protocol = Protocol((dense, dense._replace(operation=None)), "loss")
-    state, _ = inner_update(protocol, init_statistics(spec), spec, init_state(spec, layers, batch), x[0], y[0])
 
-    def loss(layers: tuple[Layer, ...]) -> jax.Array:
-        return elementwise_loss(spec, predict(spec, layers, x[0]), y[0]).sum() / batch
+    @jax.jit
+    def step(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        return inner_update(protocol, init_statistics(spec), spec, init_state(spec, layers, batch), x[0], y[0])[
+            0
+        ].layers
+
+    @jax.jit
+    def descent(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        def loss(layers: tuple[Layer, ...]) -> jax.Array:
+            return elementwise_loss(spec, predict(spec, layers, x[0]), y[0]).sum() / batch
+
+        return jax.tree.map(lambda p, g: p - rate * g, layers, jax.grad(loss)(layers))
 
     assert outputs == 2
-    close(state.layers, jax.tree.map(lambda p, g: p - rate * g, layers, jax.grad(loss)(layers)), rtol=1e-9, atol=1e-12)
+    close(step(layers), descent(layers), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_hidden_units_have_no_order(name: str, x64: None) -> None:
-    spec = SPECS[name]
-    protocol, statistics, layers, x, y = some_lifetime(spec)
+    start = lifetime(SPECS[name])
     order = np.array([3, 1, 4, 0, 2])
 
     def permuted(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         first, second = layers
         return Layer(first.w[..., order], first.b[..., order]), Layer(second.w[..., order, :], second.b)
 
-    ours = live(protocol, statistics, spec, permuted(layers), x, y)
-    close(ours, permuted(live(protocol, statistics, spec, layers, x, y)), rtol=1e-9, atol=1e-12)
+    of_permuted = networks_after(SPECS[name], start._replace(layers=permuted(start.layers)))
+    close(of_permuted, permuted(networks_after(SPECS[name], start)), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_neither_examples_nor_networks_have_an_order(name: str, x64: None) -> None:
-    spec = SPECS[name]
-    protocol, statistics, layers, x, y = some_lifetime(spec)
-    whole = live(protocol, statistics, spec, layers, x, y)
+def test_examples_have_no_order_and_networks_do_not_know_of_one_another(name: str, x64: None) -> None:
+    start = lifetime(SPECS[name])
+    whole = networks_after(SPECS[name], start)
     order = np.array([2, 0, 3, 1])
-    close(live(protocol, statistics, spec, layers, x[:, :, order], y[:, :, order]), whole, rtol=1e-9, atol=1e-12)
-    alone = live(protocol, statistics, spec, jax.tree.map(lambda a: a[1:], layers), x[:, 1:], y[:, 1:])
-    close(alone, jax.tree.map(lambda a: a[:, 1:], whole), rtol=1e-9, atol=1e-12)
+    reordered = start._replace(x=start.x[:, :, order], y=start.y[:, :, order])
+    close(networks_after(SPECS[name], reordered), whole, rtol=1e-9, atol=1e-12)
+    beside_another = start._replace(
+        layers=jax.tree.map(lambda a: a.at[0].mul(-2), start.layers),
+        x=start.x.at[:, 0].add(1),
+        y=start.y[:, :, ::-1].at[:, 1].set(start.y[:, 1]),
+    )
+    after = networks_after(SPECS[name], beside_another)
+    close(jax.tree.map(lambda a: a[:, 1], after), jax.tree.map(lambda a: a[:, 1], whole), rtol=1e-9, atol=1e-12)
+    assert not np.allclose(after[0].w[:, 0], whole[0].w[:, 0])
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_with_factors_of_zero_nothing_changes(name: str) -> None:
-    spec = SPECS[name]
-    protocol, statistics, layers, x, y = some_lifetime(spec)
-    still = protocol._replace(
-        layers=tuple(dense._replace(scale_w=jnp.zeros(()), scale_b=jnp.zeros(())) for dense in protocol.layers)
-    )
-    for array, start in zip(
-        jax.tree.leaves(live(still, statistics, spec, layers, x, y)), jax.tree.leaves(layers), strict=True
-    ):
-        np.testing.assert_array_equal(array, jnp.broadcast_to(start, array.shape))
+def test_with_factors_of_zero_nothing_changes(name: str, x64: None) -> None:
+    start = lifetime(SPECS[name])
+    zero = jnp.zeros((), start.x.dtype)
+    layers = tuple(dense._replace(scale_w=zero, scale_b=zero) for dense in start.protocol.layers)
+    after = networks_after(SPECS[name], start._replace(protocol=start.protocol._replace(layers=layers)))
+    for array, first in zip(jax.tree.leaves(after), jax.tree.leaves(start.layers), strict=True):
+        np.testing.assert_array_equal(array, jnp.broadcast_to(first, array.shape))
 
 
 def test_agents_that_keep_everything_do_not_move(x64: None) -> None:
     """With keep gates open wide the states stay at zero; states are always inside of (-1, 1)."""
     spec = SPECS["stateful"]
-    protocol, statistics, layers, x, y = some_lifetime(spec)
+    protocol, statistics, layers, x, y = lifetime(spec)
+    update = jax.jit(inner_update, static_argnums=2)
     state = init_state(spec, layers, x.shape[2])
     kept = jax.tree.map(
-        lambda node: node._replace(keep_b=node.keep_b + 1e4) if isinstance(node, network.GRU) else node,
+        lambda node: node._replace(keep_b=node.keep_b + 1e4) if isinstance(node, GRU) else node,
         protocol,
-        is_leaf=lambda node: isinstance(node, network.GRU),
+        is_leaf=lambda node: isinstance(node, GRU),
     )
-    after, _ = inner_update(kept, statistics, spec, state, x[0], y[0])
+    after, _ = update(kept, statistics, spec, state, x[0], y[0])
     close(after.carries, state.carries, atol=1e-12)
     for _ in range(3):
-        state, _ = inner_update(protocol, statistics, spec, state, 100 * x[0], 100 * y[0])
-    assert all(float(jnp.abs(carry).max()) < 1 for carry in jax.tree.leaves(state.carries))
+        state, _ = update(protocol, statistics, spec, state, 100 * x[0], 100 * y[0])
+    assert all(0 < np.abs(carry).max() < 1 for carry in jax.tree.leaves(state.carries))
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_the_meta_gradient_equals_differences(name: str, x64: None) -> None:
-    spec = dataclasses.replace(SPECS[name], sizes=(2, 3, SPECS[name].sizes[-1]), activation="sigmoid")
-    protocol, statistics, layers, x, y = some_lifetime(spec)
-
-    def objective(protocol: Protocol) -> jax.Array:
-        after = live(protocol, statistics, spec, layers, x, y)
-        return meta_loss(spec, after, (x, y), (x[0], y[0]), 0.7)
-
-    slope = jax.grad(objective)(protocol)
+    start = lifetime(SPECS[name])
+    _, slope = live_and_slope(SPECS[name], start)
     rng, step = np.random.default_rng(1), 1e-8  # so short that hardly a rectified unit changes sides
-    way = jax.tree.map(lambda array: rng.standard_normal(array.shape), protocol)
+    way = jax.tree.map(lambda array: rng.standard_normal(array.shape), start.protocol)
     ahead, behind = (
-        objective(jax.tree.map(lambda p, w, sign=sign: p + sign * step * w, protocol, way)) for sign in (1, -1)
+        live_and_slope(
+            SPECS[name],
+            start._replace(protocol=jax.tree.map(lambda p, w, sign=sign: p + sign * step * w, start.protocol, way)),
+        )[0][0]
+        for sign in (1, -1)
     )
     along = sum(jax.tree.leaves(jax.tree.map(lambda s, w: (s * w).sum(), slope, way)))
     np.testing.assert_allclose((ahead - behind) / (2 * step), along, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_blocks_change_nothing(name: str, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = SPECS[name]
-    protocol, statistics, layers, x, y = some_lifetime(spec)
+@pytest.mark.parametrize("kind", ["stateful", "stateless"])
+def test_blocks_of_columns_change_nothing(kind: str, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty agents in blocks of at most seven columns, and all at once: the same values and slopes."""
+    rng = np.random.default_rng(0)
+    blocks = [jnp.asarray(rng.standard_normal((features, 4, 5))) for features in (3, 1)]
+    carry = jnp.asarray(np.tanh(rng.standard_normal((6, 4, 5))))
+    standardiser = arbitrary(rng, lambda: Standardiser(jnp.ones(2), jnp.zeros(2)))
+    make = partial(init_gru, carry=6) if kind == "stateful" else partial(init_mlp, outputs=6)
+    agent = arbitrary(rng, lambda: make(jax.random.key(0), 4, widths=(5, 4)))
 
-    def loss(protocol: Protocol) -> jax.Array:
-        after = live(protocol, statistics, spec, layers, x, y)
-        return mean_loss(spec, jax.tree.map(lambda a: a[-1], after), x[0], y[0]).mean()
+    def value_and_slope(agent: Any) -> tuple:
+        def value(agent: Any, blocks: list) -> jax.Array:
+            if kind == "stateful":
+                return (gru(agent, standardiser, blocks, carry) ** 2).sum()
+            return (stateless(agent, standardiser, blocks, (4, 5)) ** 2).sum()
 
-    whole = jax.value_and_grad(loss)(protocol)
+        return jax.jit(jax.value_and_grad(value, (0, 1)))(agent, blocks)
+
+    whole = value_and_slope(agent)
     monkeypatch.setattr("papers.mplp.agents.BLOCK", 7)
-    close(jax.value_and_grad(loss)(protocol), whole, rtol=1e-9, atol=1e-12)
+    close(value_and_slope(agent), whole, rtol=1e-9, atol=1e-12)
 
 
-def test_lengths_that_count() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPECS)
+def test_blocks_of_columns_change_no_lifetime(name: str, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = lifetime(SPECS[name])
+    whole = live_and_slope(SPECS[name], start)
+    monkeypatch.setattr("papers.mplp.agents.BLOCK", 7)
+    in_blocks = jax.jit(lambda start: live_and_slope.__wrapped__(SPECS[name], start))(start)
+    close(in_blocks, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_lengths_that_count(x64: None) -> None:
     """Of a longer lifetime the first steps alone are a shorter one."""
     spec = SPECS["stateless"]
-    protocol, statistics, layers, x, y = some_lifetime(spec)
-    after, seen, unseen = live(protocol, statistics, spec, layers, x, y), (x, y), (x[0], y[0])
-    short = meta_loss(spec, jax.tree.map(lambda a: a[:2], after), (x[:2], y[:2]), unseen, 0.7)
-    np.testing.assert_allclose(meta_loss(spec, after, seen, unseen, 0.7, jnp.int32(2)), short, rtol=1e-6)
+    start = lifetime(spec)
+    after, x, y = networks_after(spec, start), start.x, start.y
+    loss = jax.jit(meta_loss, static_argnames=("spec", "hint"))
+    two_steps = jax.tree.map(lambda a: a[:2], after)
+    short = loss(spec, two_steps, (x[:2], y[:2]), (x[0], y[0]), hint=HINT)
+    counted = loss(spec, after, (x, y), (x[0], y[0]), hint=HINT, length=jnp.int32(2))
+    np.testing.assert_allclose(counted, short, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_one_protocol_serves_any_width(name: str) -> None:
     spec = SPECS[name]
-    protocol, statistics, _, x, y = some_lifetime(spec)
+    protocol, statistics, _, x, y = lifetime(spec)
     wide = dataclasses.replace(spec, sizes=(spec.sizes[0], 9, spec.sizes[-1]))
-    after = live(protocol, statistics, wide, init_network(jax.random.key(1), wide, 2), x, y)
+    after = jax.eval_shape(
+        lambda: live(protocol, statistics, wide, init_network(jax.random.key(1), wide, 2), x, y)
+    )  # fmt: skip
     assert after[0].w.shape == (3, 2, spec.sizes[0], 9)
 
 
@@ -190,7 +255,8 @@ def test_published_numbers_of_parameters() -> None:
     """Of the sinusoids' agents 115,023 trained numbers, of the MNIST protocol 46,779 (card)."""
 
     def count(spec: Spec) -> int:
-        return sum(array.size for array in jax.tree.leaves(init_protocol(jax.random.key(0), spec)))
+        protocol = jax.eval_shape(lambda: init_protocol(jax.random.key(0), spec))
+        return sum(array.size for array in jax.tree.leaves(protocol))
 
     assert count(Spec((1, 20, 20, 1))) == 115_023
     assert count(Spec((144, 50, 10), "sigmoid", "ce", 4, 7, shared=True)) == 46_779
@@ -198,7 +264,7 @@ def test_published_numbers_of_parameters() -> None:
 
 
 def test_agents_start_as_published() -> None:
-    agent = init_gru(jax.random.key(0), 10, 24)
+    agent = jax.jit(lambda key: init_gru(key, 10, 24))(jax.random.key(0))
     assert float(agent.keep_b.max()) == float(agent.reset_b.max()) == -1
     assert agent.new_x.b2 is None
-    assert init_stateless(jax.random.key(0), 9, 8, owner=False).update is None
+    assert jax.eval_shape(lambda: init_stateless(jax.random.key(0), 9, 8, owner=False)).update is None
