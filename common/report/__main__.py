@@ -7,15 +7,9 @@ from common.errors import status_of
 from common.report.build import build
 from common.room import spec
 
-
-def main() -> int:
-    """Parse, draw, and turn a fault into one line; returns the exit status."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m common.report", description=__doc__)
     parser.add_argument("paper")
     parser.add_argument("--scale", default="cpu", help=f"{', '.join(spec.SCALES)} (default: cpu)")
     options = parser.parse_args()
-    return status_of(lambda: print(f"drawn: {build(options.paper, spec.scale_name(options.scale)) / 'index.html'}"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(lambda: print("drawn:", build(options.paper, spec.scale_name(options.scale)) / "index.html")))
