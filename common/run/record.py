@@ -15,9 +15,11 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -260,8 +262,12 @@ class FinishedRun:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays kept for figures."""
-        with np.load(io.BytesIO(self._content("arrays.npz")), allow_pickle=False) as packed:
-            return dict(packed)
+        content = self._content("arrays.npz")
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as packed:
+                return dict(packed)
+        except (ValueError, LookupError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+            raise RefigureError(f"{self.folder / 'arrays.npz'} cannot be read ({error}): {MEND}") from None
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -395,7 +401,7 @@ def sha256_of(path: Path) -> str:
 def _read_json(path: Path, mend: str = MEND) -> dict[str, Any]:
     try:
         value = json.loads(_read_bytes(path, mend))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RefigureError(f"{path} cannot be read ({error}): {mend}") from None
     if not isinstance(value, dict):
         raise RefigureError(f"{path} is not what a run writes: {mend}")
