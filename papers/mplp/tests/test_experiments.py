@@ -1,13 +1,17 @@
 """Meta-training, evaluation and baselines end to end; and what is refused."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from memory_recorder import finished, resumes
+from memory_recorder import Memory, finished, resumes
 
 from common.errors import RefigureError
-from common.train.seeding import jax_key
+from common.train.jax import batch_seeds
+from common.train.recorder import Outcome
+from common.train.trees import flatten_jax
 from papers.mplp import baseline, evaluate, maml, meta_train, released, tasks
 from papers.mplp.config import Baseline, Evaluate, Maml, MetaTrain, Released
 from papers.mplp.evaluation import Learner, Setting, lifetimes
@@ -42,6 +46,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_resumed_it_ends_the_same(kind: str, memory: type) -> None:
     config = MetaTrain(**{**SMALL, **KINDS[kind]}, meta_steps=6)
@@ -51,18 +56,54 @@ def test_stopped_and_resumed_it_ends_the_same(kind: str, memory: type) -> None:
     assert f"{'accuracy' if kind == 'images' else 'loss'}_2" in metrics
 
 
-def test_frozen_messages_stay_and_count_nothing(memory: type) -> None:
-    config = MetaTrain(**{**SMALL, **KINDS["learned network"]}, meta_steps=4)
-    state = jax.tree.map(lambda array: array[0], meta_train.untrained(config, [0]))
-    after = meta_train.train(config, [0], memory())
-    names = [name for name in after.parameters if "message" in name]
-    before = meta_train.flatten_jax(meta_train.begin(config, None, jax_key(0)).learned)
+@pytest.fixture(scope="module")
+def one_sinusoid() -> Iterator[None]:
+    """All tasks are the same; the best constant has a loss of 0.03."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            tasks, "draw_sinusoids", lambda _, count: tasks.Sinusoids(jnp.full(count, 0.35), jnp.full(count, 1.0))
+        )
+        yield
+
+
+LEARNED = MetaTrain(**{**SMALL, **KINDS["learned network"], "sizes": (1, 8, 1)}, meta_steps=200, rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def start(one_sinusoid: None) -> Iterator[meta_train.Learned]:
+    """The untrained protocol, made by the compiled program with which a training begins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meta_train, "begin", jax.jit(meta_train.begin, static_argnums=(0, 1)))
+        yield batch_seeds(lambda key: meta_train.begin(LEARNED, None, key), [0]).learned
+
+
+@pytest.fixture(scope="module")
+def resumed(start: meta_train.Learned) -> tuple[Outcome, Memory]:
+    """A meta-training that was stopped half-way and ended as one that was not, and its recorder."""
+    return resumes(lambda recorder: meta_train.train(LEARNED, [0], recorder), stop_at=100)
+
+
+def test_meta_training_learns(resumed: tuple[Outcome, Memory], memory: type) -> None:
+    """What it logs becomes small, and so does the loss of further lifetimes after two steps."""
+    outcome, recorder = resumed
+    assert recorder.restored == [100]
+    assert np.max(recorder.lines[-1][1]["loss"]) < 0.025
+    parent = finished(LEARNED, outcome.parameters)
+    metrics = evaluate.train(Evaluate(lifetimes=4, tested=20), [0], memory(), parent).metrics
+    assert max(metrics["loss_2"]) < 0.025
+
+
+def test_frozen_messages_stay_and_count_nothing(start: meta_train.Learned, resumed: tuple[Outcome, Memory]) -> None:
+    outcome, _ = resumed
+    before = flatten_jax(start)
+    names = [name for name in outcome.parameters if "message" in name]
     assert names
     for name in names:
-        np.testing.assert_array_equal(after.parameters[name][0], before[name])
-    trained = sum(array.size for array in jax.tree.leaves(meta_train.trained_part(config, state)))
-    assert after.metrics["parameters"] == [trained]
-    assert any((after.parameters[name][0] != before[name]).any() for name in after.parameters if "update" in name)
+        np.testing.assert_array_equal(outcome.parameters[name], before[name])
+    assert any((outcome.parameters[name] != before[name]).any() for name in outcome.parameters if "update" in name)
+    part = meta_train.trained_part(LEARNED, jax.tree.map(lambda array: array[0], start))
+    trained = sum(array.size for array in jax.tree.leaves(part))
+    assert outcome.metrics["parameters"] == [trained]
 
 
 def test_published_numbers_of_trained_parameters() -> None:
@@ -72,22 +113,6 @@ def test_published_numbers_of_trained_parameters() -> None:
     protocol, start = meta_train.trained_part(config, learned)
     assert sum(array.size for array in jax.tree.leaves(protocol)) == 24_972
     assert sum(array.size for array in jax.tree.leaves(start)) == 481
-
-
-@pytest.fixture
-def one_sinusoid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tasks are the same; the best constant has a loss of 0.03."""
-    monkeypatch.setattr(
-        tasks, "draw_sinusoids", lambda _, count: tasks.Sinusoids(jnp.full(count, 0.35), jnp.full(count, 1.0))
-    )
-
-
-@pytest.mark.usefixtures("one_sinusoid")
-def test_meta_training_learns(memory: type) -> None:
-    config = MetaTrain(**{**SMALL, **KINDS["learned network"], "sizes": (1, 8, 1)}, meta_steps=400, rate=0.01)
-    run = memory()
-    meta_train.train(config, [0], run)
-    assert np.mean([entry["loss"][0] for _, entry in run.lines][-20:]) < 0.02
 
 
 @pytest.mark.usefixtures("one_sinusoid")
@@ -161,17 +186,23 @@ def test_settings_that_make_no_sense(settings: dict, told: str) -> None:
 ])  # fmt: skip
 def test_networks_that_a_protocol_cannot_teach(settings: dict, told: str, memory: type) -> None:
     config = MetaTrain(**{**SMALL, **KINDS["learned network"]}, meta_steps=2)
-    parent = finished(config, meta_train.flatten_jax(meta_train.untrained(config, [0])))
+    like = jax.eval_shape(lambda: meta_train.untrained(config, [0]))
+    parent = finished(config, flatten_jax(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)))
     with pytest.raises(RefigureError, match=told):
         evaluate.train(Evaluate(**settings, lifetimes=2), [0], memory(), parent)
 
 
-def test_a_layer_more_has_the_agents_of_the_hidden_one(memory: type) -> None:
+@pytest.mark.slow
+def test_protocols_teach_deeper_networks(memory: type) -> None:
     config = MetaTrain(**{**SMALL, **KINDS["images"]}, meta_steps=2)
-    parent = finished(config, meta_train.flatten_jax(meta_train.untrained(config, [0])))
+    parent = finished(config, flatten_jax(meta_train.untrained(config, [0])))
     deeper = Evaluate(sizes=(9, 4, 5, 10), lifetimes=2, tested=20)
     assert "accuracy_2" in evaluate.train(deeper, [0], memory(), parent).metrics
-    learned = jax.tree.map(lambda array: array[0], meta_train.untrained(config, [0]))
+
+
+def test_a_layer_more_has_the_agents_of_the_hidden_one() -> None:
+    config = MetaTrain(**{**SMALL, **KINDS["images"]}, meta_steps=2)
+    learned = jax.eval_shape(lambda: meta_train.untrained(config, [0]))
     protocol, statistics, _ = evaluate.deepen(learned, 4)
     first, second, third, last = protocol.layers
     assert first is second is third is learned.protocol.layers[0]

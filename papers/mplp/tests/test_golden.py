@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from golden import Arrays, Golden, agree
 
 from common import data
@@ -28,7 +29,7 @@ from papers.mplp.network import (
 )
 from papers.mplp.tasks import resize
 
-golden = Golden("mplp")
+golden, slow_golden = Golden("mplp"), Golden("mplp")
 
 
 def near(values: Any, golden: np.ndarray, tolerance: float = 2e-6) -> None:
@@ -97,18 +98,23 @@ def same_state(spec: Spec, state: State, a: Arrays, prefix: str, tolerance: floa
         near(state.loss[:, 0], features_first(a[f"{prefix}L{position}_carry"]), tolerance)
 
 
-@golden.families("stateful_l2", "stateless_l2", "shared_ce")
+@golden.families("stateless_l2", "shared_ce")
 def network_case(a: Arrays) -> None:
     spec, protocol, statistics = case(a)
     start = released.network_of(a, spec, "state0_")
     x, y = (jnp.asarray(a[name])[:, None] for name in "xy")
     state = init_state(spec, start, x.shape[2])
-    update = jax.jit(inner_update, static_argnums=2)
+
+    @jax.jit
+    def learn(state: State, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, State]:
+        prediction = predict(spec, state.layers, x)
+        after, _ = inner_update(protocol, statistics, spec, state, x, y)
+        return prediction, elementwise_loss(spec, prediction, y), after
+
     for step in range(len(x)):
-        prediction = predict(spec, state.layers, x[step])
+        prediction, loss, state = learn(state, x[step], y[step])
         near(prediction[0], a[f"pred{step}"], 1e-5)
-        near(elementwise_loss(spec, prediction, y[step])[0], a[f"loss_elem{step}"], 1e-5)
-        state, _ = update(protocol, statistics, spec, state, x[step], y[step])
+        near(loss[0], a[f"loss_elem{step}"], 1e-5)
         same_state(spec, state, a, f"state{step + 1}_", 1e-5)
 
     lifetimes = jax.tree.map(lambda array: array[None], (start, x, y))
@@ -116,6 +122,13 @@ def network_case(a: Arrays) -> None:
     for value, official in zip(jax.tree.leaves(collected), jax.tree.leaves(statistics), strict=True):
         near(value, official, 1e-5)
 
+
+@slow_golden.families("stateful_l2", "stateless_l2", "shared_ce")
+def network_and_meta_gradient(a: Arrays) -> None:
+    network_case(a)
+    spec, protocol, statistics = case(a)
+    start = released.network_of(a, spec, "state0_")
+    x, y = (jnp.asarray(a[name])[:, None] for name in "xy")
     held_out = tuple(jnp.asarray(a[f"{name}_heldout"])[None] for name in "xy")
     hint = 0.7 if spec.hidden else 0.0
 
@@ -145,8 +158,14 @@ def released_case(kind: str, a: Arrays, x: jax.Array, y: jax.Array, unseen: jax.
         start = tuple(Layer(kernel, jnp.zeros(kernel.shape[::2])) for kernel in kernels)
     else:
         start = released.network_of(a, spec, "init_")
-    networks = jax.jit(lambda: live(*released.protocol_of(arrays, spec), spec, start, x, y))()
-    return jax.vmap(lambda layers: predict(spec, layers, unseen))(networks), networks
+    protocol, statistics = released.protocol_of(arrays, spec)
+
+    @jax.jit
+    def learn() -> tuple[Any, Any]:
+        networks = live(protocol, statistics, spec, start, x, y)
+        return jax.vmap(lambda layers: predict(spec, layers, unseen))(networks), networks
+
+    return learn()
 
 
 def sinusoids(kind: str, a: Arrays) -> None:
@@ -156,7 +175,8 @@ def sinusoids(kind: str, a: Arrays) -> None:
     near(predictions[..., 0].swapaxes(0, 1), a["pred_grid"][:, 1:], 1e-5)
     spec = released.spec_of(released.TRAINED[kind])
     target = a["A"][:, None, None] * np.sin(np.asarray(grid) + a["phase"][:, None, None])
-    losses = jax.vmap(lambda layers: mean_loss(spec, layers, grid, jnp.asarray(target, jnp.float32)))(networks)
+    loss = jax.vmap(lambda layers: mean_loss(spec, layers, grid, jnp.asarray(target, jnp.float32)))
+    losses = jax.jit(loss)(networks)
     near(losses.T, a["eval_loss"][:, 1:], 1e-5)
 
 
@@ -170,7 +190,7 @@ def traj_maml_2x10(a: Arrays) -> None:
     sinusoids("maml", a)
 
 
-@golden.family
+@slow_golden.family
 def traj_mnist_sigmoid(a: Arrays) -> None:
     x, y = (jnp.asarray(a[name])[:, None] for name in "xy")
     predictions, networks = released_case("mnist", a, x, y, jnp.asarray(a["x_test"])[None])
@@ -182,3 +202,9 @@ def traj_mnist_sigmoid(a: Arrays) -> None:
 @golden.files
 def test_agrees_with_the_official_code(name: str, file: Path) -> None:
     golden.check(name, file)
+
+
+@pytest.mark.slow
+@slow_golden.files
+def test_agrees_with_the_official_code_at_length(name: str, file: Path) -> None:
+    slow_golden.check(name, file)

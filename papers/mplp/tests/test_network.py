@@ -33,6 +33,8 @@ SPECS = {
     "stateless": Spec((3, 5, 2), "relu", "l2", 3, 0, widths=(5, 4)),
     "classes": Spec((4, 5, 3), "sigmoid", "ce", 2, 3, shared=True, widths=(5, 4)),
 }
+BY_KIND = pytest.mark.parametrize("name", [pytest.param("stateful", marks=pytest.mark.slow), "stateless", "classes"])
+"""The compiled lifetime of the shared agents of classes has all parts of that of the stateful ones."""
 HINT = 0.7
 
 
@@ -120,7 +122,7 @@ def test_gradient_descent_is_a_protocol(monkeypatch: pytest.MonkeyPatch, x64: No
     close(step(layers), descent(layers), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@BY_KIND
 def test_hidden_units_have_no_order(name: str, x64: None) -> None:
     start = lifetime(SPECS[name])
     order = np.array([3, 1, 4, 0, 2])
@@ -133,7 +135,7 @@ def test_hidden_units_have_no_order(name: str, x64: None) -> None:
     close(of_permuted, permuted(networks_after(SPECS[name], start)), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@BY_KIND
 def test_examples_have_no_order_and_networks_do_not_know_of_one_another(name: str, x64: None) -> None:
     start = lifetime(SPECS[name])
     whole = networks_after(SPECS[name], start)
@@ -150,7 +152,7 @@ def test_examples_have_no_order_and_networks_do_not_know_of_one_another(name: st
     assert not np.allclose(after[0].w[:, 0], whole[0].w[:, 0])
 
 
-@pytest.mark.parametrize("name", SPECS)
+@BY_KIND
 def test_with_factors_of_zero_nothing_changes(name: str, x64: None) -> None:
     start = lifetime(SPECS[name])
     zero = jnp.zeros((), start.x.dtype)
@@ -178,7 +180,7 @@ def test_agents_that_keep_everything_do_not_move(x64: None) -> None:
     assert all(0 < np.abs(carry).max() < 1 for carry in jax.tree.leaves(state.carries))
 
 
-@pytest.mark.parametrize("name", SPECS)
+@BY_KIND
 def test_the_meta_gradient_equals_differences(name: str, x64: None) -> None:
     start = lifetime(SPECS[name])
     _, slope = live_and_slope(SPECS[name], start)
