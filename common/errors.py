@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -62,6 +63,9 @@ def status_of(command: Callable[[], object], interrupted: str = "interrupted") -
     Arguments:
         interrupted: What to say after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack some of the letters
     try:
         command()
     except RefigureError as error:

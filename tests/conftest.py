@@ -5,15 +5,17 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import common
+from common import cli
 from common.room import plan
 from common.run import runtime
 
 pytest.register_assert_rewrite("toy")
-from toy import FILES, Toy, without_papers  # noqa: E402
+from toy import FILES, Refigure, Toy, without_papers  # noqa: E402
 
 
 @pytest.fixture
@@ -41,3 +43,23 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     signal.signal(signal.SIGTERM, handler)
     without_papers()
     sys.modules.update(aside)
+
+
+@pytest.fixture
+def refigure(toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refigure:
+    """Calls the command in this process: (exit status, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["refigure", *words])
+        status: Any = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capsys.readouterr()
+        if isinstance(status, str):  # the interpreter prints it at the end
+            status, err = 1, err + status + "\n"
+        return status, out, err
+
+    return call

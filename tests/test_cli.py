@@ -6,17 +6,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from toy import Toy, fault_of
+from toy import Refigure, Toy, fault_of
 
 from common import atomic
-from common.cli import main
 from common.room import plan as planning
 from common.room import spec
 from common.run import record
@@ -25,28 +22,6 @@ FIELDS = [
     "id", "paper", "statement", "headline", "kind", "published", "published_error", "source", "provenance", "ours",
     "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "carried", "runs",
 ]  # fmt: skip
-
-Refigure = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def refigure(toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refigure:
-    """Calls the command in this process: (exit status, standard output, standard error)."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["refigure", *words])
-        status: Any = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capsys.readouterr()
-        if isinstance(status, str):  # the interpreter prints it at the end
-            status, err = 1, err + status + "\n"
-        return status, out, err
-
-    return call
 
 
 def git(*words: str) -> str:
@@ -407,13 +382,3 @@ def test_bad_names_for_rooms_are_refused(toy: Toy, refigure: Refigure, name: str
     assert status == 1
     fault_of(err)
     assert sorted(toy.root.parent.rglob("*")) == before
-
-
-def test_prune_lists_and_deletes_only_what_no_scale_needs(toy: Toy, refigure: Refigure) -> None:
-    needed, by_hand = toy.finished(), toy.finished("rate=0.3")
-    assert refigure("prune", "toy_paper")[1] == f"not needed: {by_hand.folder}\n"
-    assert by_hand.folder.exists()
-    assert refigure("prune", "toy_paper", "--delete")[1] == f"deleted: {by_hand.folder}\n"
-    assert not by_hand.folder.exists()
-    assert toy.verified(toy.plan()).metrics == needed.metrics
-    assert refigure("prune", "toy_paper")[1] == ""

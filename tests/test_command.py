@@ -29,7 +29,7 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     (("--out", "x"), "--out names one folder, but 4 runs"),
     (("--replay", "x"), "--replay names one folder, but 4 runs"),
     ((*ONE, "--seed", "-1"), "seeds: expected numbers from 0 up"),
-    ((*ONE, "--threads", "0"), "--threads 0: at least 1 is needed"),
+    ((*ONE, "--threads", "0"), "--threads 0: expected 1 to 1024"),
     ((*ONE, "--key", "0123456789ab"), "not 0123456789ab: code or settings changed since this was planned"),
     ((*ONE, "--set", "fault=crash", "--set", "at=3"), "crashed at step 3, as was asked"),
     ((*ONE, "--set", "fault=bad end"), "final metric x is not finite"),

@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -57,6 +58,6 @@ def test_dvc_looks_at_all_code_that_its_stages_depend_on() -> None:
     files = [
         path for folder in ("common", "workflow") for path in (HOME / folder).rglob("*.*") if path.suffix != ".pyc"
     ]
-    words = ["dvc", "check-ignore", *(path.relative_to(HOME).as_posix() for path in files)]
+    words = [sys.executable, "-m", "dvc", "check-ignore", *(path.relative_to(HOME).as_posix() for path in files)]
     ignored = subprocess.run(words, cwd=HOME, capture_output=True, text=True, check=False)
     assert ignored.returncode == 1, ignored.stdout

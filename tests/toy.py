@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -153,6 +153,10 @@ claims:
     bound: {condition: "<", value: 4.0, why: "below where it began"}
 """.lstrip(),
 }
+
+
+Refigure = Callable[..., tuple[int, str, str]]
+"""The command `refigure` in this process: exit status, standard output, standard error."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from common import atomic
 from common.room import spec
 from common.room.config import to_dict
 
@@ -50,7 +51,7 @@ def _say(lines: Iterable[str]) -> None:
         typer.echo(line)
 
 
-def _table(*columns: str, rows: Iterable[Iterable[str]], right: Iterable[str] = ()) -> None:
+def _table(*columns: str, rows: Iterable[Iterable[Any]], right: Iterable[str] = ()) -> None:
     """Print a table, as wide as the terminal."""
     from rich.console import Console
     from rich.table import Table
@@ -60,7 +61,7 @@ def _table(*columns: str, rows: Iterable[Iterable[str]], right: Iterable[str] = 
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @app.command("list")
@@ -115,6 +116,8 @@ def diff(
 
 def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) -> None:
     """The table of judged claims, with their verdicts at a revision."""
+    from rich.text import Text
+
     from common.report.page import measured, number
 
     rows = []
@@ -122,8 +125,8 @@ def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) ->
         colour, earlier = COLOURS[claim.verdict], before.get(f"{claim.paper}/{claim.id}", "–")
         published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
         numbers = [claim.id, published, measured(claim), str(claim.n_seeds), number(claim.difference)]
-        verdict = f"[{colour}]{claim.verdict}[/{colour}]{', carried' if claim.carried else ''}"
-        rows.append([*numbers, *([earlier] if rev else []), verdict, claim.reason.replace("[", "\\[")])
+        verdict = Text(claim.verdict, colour).append(", carried" if claim.carried else "", "default")
+        rows.append([*numbers, *([earlier] if rev else []), verdict, claim.reason])
     names = ["claim", "published", "ours", "seeds", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
     _table(*names, rows=rows, right=["published", "seeds", "difference"])
 
@@ -199,12 +202,13 @@ def prune(
     paper: Paper,
     delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it they are only listed.")] = False,
 ) -> None:
-    """Runs that no scale needs any more: earlier code or settings."""
+    """Runs that no scale needs any more: earlier code or settings. Those made by hand with today's code stay."""
     from common.cli.runs import superfluous
 
     for folder in superfluous(paper):
         if delete:
-            shutil.rmtree(folder)
+            with atomic.holding(folder):
+                shutil.rmtree(folder)
         typer.echo(f"{'deleted' if delete else 'not needed'}: {folder}")
 
 

@@ -1,5 +1,6 @@
 """A room for another paper, made of the templates in `common/cli/room/`."""
 
+import importlib.util
 import keyword
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from common.room import spec
 
 __all__ = ["make_room"]
 
+RESERVED = {"papers", "tests", "runs", "results", "con", "prn", "aux", "nul"}
 ROOM = Path(__file__).parent / "room"
 
 
@@ -23,6 +25,8 @@ def make_room(name: str) -> Iterator[str]:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise RefigureError(f"{name!r} cannot name a room: small letters, digits and '_', a letter first")
+    if name in RESERVED or importlib.util.find_spec(name):
+        raise RefigureError(f"{name!r} cannot name a room: it names something else already, choose another name")
     root = spec.root()
     room = root / "papers" / name
     if room.exists():

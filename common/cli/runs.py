@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import atomic
+from common import atomic, data
 from common.errors import RefigureError
 from common.room import spec
 from common.room.digest import Manifest
 from common.room.identity import Identity
-from common.room.plan import PlannedRun, plan, plan_run
+from common.room.plan import BY_HAND, PlannedRun, plan, plan_run, reach
 from common.room.spec import SCALES, Expected, ScaleName
 from common.run import record
 from common.run.command import git
@@ -49,10 +49,36 @@ def _duration(seconds: float) -> str:
 
 
 def superfluous(paper: str) -> list[Path]:
-    """Folders of runs that no scale of the paper's present code and settings needs."""
+    """Folders of runs that no scale needs, and that nobody made by hand with the present code.
+
+    Made by hand are runs with other settings (`--set`) or seeds than `paper.yaml` has.
+    """
     needed = {run.folder for scale in SCALES for run in plan(paper, scale)}
     present = {path.parent for path in (_home() / paper).glob("*/*/*/config.json")}
-    return sorted(present - needed)
+    return sorted(folder for folder in present - needed if not _is_by_hand(folder))
+
+
+def _is_by_hand(folder: Path) -> bool:
+    identity, _ = record.read_identity(folder)
+    if not _is_present(identity):
+        return False
+    if not (folder / record.DONE).is_file():
+        return True
+    provenance = record.read(folder).provenance
+    today = plan_run(identity.paper, identity.experiment, identity.variant, provenance["scale"], identity.seeds)
+    return identity.key == today.identity.key or any(each["reason"] == BY_HAND for each in provenance["deviations"])
+
+
+def _is_present(identity: Identity) -> bool:
+    """Whether a run is of the present code, data and variants, and so is the one that it begins from."""
+    try:
+        today = reach(identity.paper, identity.experiment).digest == identity.code
+        today &= all(data.identity(name) == checksums for name, checksums in identity.data.items())
+        today &= identity.variant in spec.load(identity.paper).experiments[identity.experiment].variants
+        parent = _home() / identity.paper / identity.parent
+        return today and (not identity.parent or _is_present(record.read_identity(parent)[0]))
+    except RefigureError:  # nothing of the name is there any more
+        return False
 
 
 def _home() -> Path:

@@ -132,7 +132,7 @@ def load(paper: str) -> list[Claim]:
     Raises:
         RefigureError: A fault in `claims.yaml`, or a claim that names what does not exist.
     """
-    where = f"papers/{paper}/claims.yaml"
+    experiments, where = spec.load(paper).experiments, f"papers/{paper}/claims.yaml"
     document = read_yaml(spec.root() / where, where)
     entries = document.get("claims") if isinstance(document, Mapping) else None
     if not isinstance(entries, list) or set(document) != {"claims"}:
@@ -145,7 +145,7 @@ def load(paper: str) -> list[Claim]:
         if claim.id in claims:
             raise RefigureError(f"{place}: the id stands there twice")
         for measure in claim.measures:
-            experiment = spec.find(spec.load(paper).experiments, measure.experiment, "experiment", place)
+            experiment = spec.find(experiments, measure.experiment, "experiment", place)
             spec.find(experiment.variants, measure.variant, "variant", place)
             scale = spec.find(experiment.scales, claim.scale, "scale", place)
             if measure.variant not in (scale.variants or experiment.variants):

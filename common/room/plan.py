@@ -16,10 +16,13 @@ from common.room.digest import Definition, Manifest, Reach, Sources
 from common.room.identity import Deviation, Identity
 from common.room.spec import Expected, ScaleName, find, forget, once
 
-__all__ = ["PlannedRun", "forget", "plan", "plan_run", "resolve"]
+__all__ = ["BY_HAND", "PlannedRun", "forget", "plan", "plan_run", "reach", "resolve"]
 
 RUNTIME = (("common.run.runtime", "RUNTIME"), ("common.run.runtime", "settle"))
 """What decides how numbers are computed, whatever the experiment: precision, determinism, threads."""
+
+BY_HAND = "set by hand"
+"""The reason of a deviation that the command line makes."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def _differences(
     """The settings that are not the published ones, each as a deviation that touches every claim."""
     typed = {text.partition("=")[0].strip() for text in assignments}
     return [
-        Deviation(f"{key}: {value} instead of {published[key]}", "set by hand" if key in typed else why)
+        Deviation(f"{key}: {value} instead of {published[key]}", BY_HAND if key in typed else why)
         for key, value in settings.items()
         if value != published[key]
     ]

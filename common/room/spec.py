@@ -180,7 +180,10 @@ def root() -> Path:
 
     Outside of one it is the folder that this package was installed from.
     """
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise RefigureError("the current folder is gone: go to another one") from None
     for folder in (here, *here.parents):
         if all((folder / name).exists() for name in ("papers", "common", "Snakefile")):
             return folder

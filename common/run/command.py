@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import itertools
+import math
 import platform
 import shutil
 import signal
@@ -29,6 +30,8 @@ from common.run.record import FINAL, FinishedRun, Run
 from common.train.recorder import Outcome, Recorder
 
 __all__ = ["execute", "finished_parent", "git", "main", "revision", "trained"]
+
+MOST_THREADS, MOST_SEEDS = 1024, 10_000
 
 
 def main(paper: str, arguments: Sequence[str] | None = None) -> int:
@@ -225,8 +228,8 @@ def _parser(paper: str) -> argparse.ArgumentParser:
     seeds.add_argument("--seed", type=int, action="append", help="a seed, trained on its own; may be repeated")
     seeds.add_argument("--seeds", type=_seed_range, help="seeds trained as one batch, such as 0-4 or 0,2,5")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: its place in runs/)")
-    parser.add_argument("--parent", type=Path, metavar="DIR", help="the run it begins from (default: in runs/)")
+    parser.add_argument("--out", type=_folder, metavar="DIR", help="folder of the run (default: its place in runs/)")
+    parser.add_argument("--parent", type=_folder, metavar="DIR", help="the run it begins from (default: in runs/)")
     parser.add_argument("--key", help="stop unless the run has this key")
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from a checkpoint (the default)"
@@ -237,7 +240,7 @@ def _parser(paper: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint-every", type=float, default=seconds, metavar="SECONDS", help="between checkpoints (%(default)s)"
     )
-    parser.add_argument("--replay", type=Path, metavar="DIR", help="compare the opening with the run in DIR")
+    parser.add_argument("--replay", type=_folder, metavar="DIR", help="compare the opening with the run in DIR")
     parser.add_argument("--quiet", action="store_true", help="plain lines instead of a bar")
     parser.add_argument("--dry-run", action="store_true", help="print the folders of the runs and stop")
     return parser
@@ -245,8 +248,10 @@ def _parser(paper: str) -> argparse.ArgumentParser:
 
 def _planned(paper: str, options: argparse.Namespace) -> list[PlannedRun]:
     """The runs that the options name; without `--experiment`, those of the experiments that the scale has."""
-    if options.threads is not None and options.threads < 1:
-        raise RefigureError(f"--threads {options.threads}: at least 1 is needed")
+    if not 1 <= (options.threads or 1) <= MOST_THREADS or options.threads == 0:
+        raise RefigureError(f"--threads {options.threads}: expected 1 to {MOST_THREADS}")
+    if not 0 <= options.checkpoint_every < math.inf:
+        raise RefigureError(f"--checkpoint-every {options.checkpoint_every}: expected seconds, 0 or more")
     size, experiments, owner = spec.scale_name(options.scale), spec.load(paper).experiments, paper
     if options.experiment is not None:
         owner = f"{paper}/{options.experiment}"
@@ -279,17 +284,28 @@ def _seed_range(text: str) -> tuple[int, ...]:
     """`0-4` or `0,2,5` as numbers."""
     first, dash, last = text.partition("-")
     try:
-        seeds = tuple(range(int(first), int(last) + 1) if dash else map(int, text.split(",")))
+        listed = range(int(first), int(last) + 1) if dash else [*map(int, text.split(","))]
     except ValueError:
-        seeds = ()
+        listed = []
+    if len(listed) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text}: at most {MOST_SEEDS:,} seeds are trained as one batch")
+    seeds = tuple(listed)
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise argparse.ArgumentTypeError(f"{text}: expected a range such as 0-4 or a list such as 0,2,5")
     return seeds
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder")
+    return Path(text)
+
+
 def revision() -> dict[str, Any]:
     """The git revision and whether tracked files differ from it; empty outside of a checkout."""
     head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    if head is None and (spec.root() / ".git").exists():
+        print("git does not tell the revision: `git status` says why; the run's record will lack it", file=sys.stderr)
     return {} if head is None or changes is None else {"git": head.strip(), "dirty": bool(changes.strip())}
 
 

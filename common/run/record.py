@@ -53,6 +53,8 @@ FINAL = "checkpoint/final.safetensors"
 FILES = ("config.json", STREAM, "arrays.npz", FINAL)
 """What `metrics.json` holds the checksums of."""
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+MOST_BYTES = 2 << 30
+"""Of a file, and of the arrays that are packed in one."""
 MEND = "delete the run's folder and run it again, or pull or import it again"
 
 
@@ -265,6 +267,8 @@ class FinishedRun:
         content = self._content("arrays.npz")
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as packed:
+                if sum(member.file_size for member in packed.zip.infolist()) > MOST_BYTES:
+                    raise ValueError(f"it unpacks to more than {MOST_BYTES >> 30} GiB")
                 return dict(packed)
         except (ValueError, LookupError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise RefigureError(f"{self.folder / 'arrays.npz'} cannot be read ({error}): {MEND}") from None
@@ -282,7 +286,7 @@ class FinishedRun:
         return [json.loads(line) for line in self._content(STREAM).decode().splitlines()]
 
     def verify(self) -> None:
-        """Compare every file with its checksum; parameters that are not there are passed over.
+        """Compare every file with its checksum and read the arrays; parameters that are not there are passed over.
 
         Raises:
             RefigureError: A file is missing or damaged.
@@ -290,6 +294,8 @@ class FinishedRun:
         for name in self.checksums:
             if name != FINAL or (self.folder / name).exists():
                 self._content(name)
+        if "arrays.npz" in self.checksums:
+            _ = self.arrays
 
     def _content(self, name: str) -> bytes:
         content = _read_bytes(self.folder / name)
@@ -410,6 +416,9 @@ def _read_json(path: Path, mend: str = MEND) -> dict[str, Any]:
 
 def _read_bytes(path: Path, mend: str = MEND) -> bytes:
     try:
-        return path.read_bytes()
+        why = "no file" if path.exists() and not path.is_file() else ""  # a pipe or a device might never end
+        if not why and path.stat().st_size <= MOST_BYTES:
+            return path.read_bytes()
     except OSError as error:
-        raise RefigureError(f"{path} cannot be read ({error.strerror}): {mend}") from None
+        why = error.strerror or str(error)
+    raise RefigureError(f"{path} cannot be read ({why or f'more than {MOST_BYTES >> 30} GiB'}): {mend}")
