@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from papers.vsml.layers import Dense
-from papers.vsml.network import Network, initial_cells
+from papers.vsml.network import Network, initial_cells, learn_online
 from papers.vsml.sub_rnn import SubRNN, init_sub_rnn
+
+learn = jax.jit(learn_online, static_argnames="network")
 
 
 def some_params(units: int = 4, message: int = 3, normed: bool = False) -> SubRNN:
@@ -24,7 +26,8 @@ def some_episode(
     """Initial cells, inputs and one-hot labels."""
     rng = np.random.default_rng(4)
     inputs, outputs = network.layers[0].nodes[0], network.layers[-1].nodes[1][0]
-    cells = initial_cells(jax.random.split(jax.random.key(1), episodes), network, units)
+    keys = jax.random.split(jax.random.key(1), episodes)
+    cells = jax.jit(initial_cells, static_argnums=(1, 2))(keys, network, units)
     x = jnp.asarray(rng.standard_normal((length, episodes, *inputs)))
     return cells, x, jax.nn.one_hot(rng.integers(0, outputs, (length, episodes)), outputs, dtype=x.dtype)
 

@@ -26,7 +26,10 @@ def some_network(sizes: tuple[int, ...], episodes: int = 2, length: int = 4) -> 
     return weights, x, labels, jnp.asarray(rng.standard_normal((3, sizes[0])))
 
 
-@pytest.mark.parametrize("sizes", [(3, 4), (3, 5, 4), (3, 5, 2, 4)])
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param((3, 4), marks=pytest.mark.slow), pytest.param((3, 5, 4), marks=pytest.mark.slow), (3, 5, 2, 4)],
+)
 def test_targets_are_the_slopes_of_a_network(x64: None, sizes: tuple) -> None:
     """One example: descent by the targets equals descent by automatic differentiation (card, invariant 5)."""
     weights, x, labels, _ = some_network(sizes, episodes=1, length=2)
@@ -47,7 +50,7 @@ def test_targets_are_the_slopes_of_a_network(x64: None, sizes: tuple) -> None:
     np.testing.assert_allclose(logits[1], heard, atol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", [(3, 4), (3, 5, 4)])
+@pytest.mark.parametrize("sizes", [pytest.param((3, 4), marks=pytest.mark.slow), (3, 5, 4)])
 def test_synapses_that_do_as_told_are_gradient_descent(
     x64: None, sizes: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,13 +141,14 @@ def test_weight_and_bias_are_kept_and_other_cells_forget(x64: None) -> None:
     np.testing.assert_allclose(c[2:], 0.5, atol=1e-12)
 
 
-@pytest.mark.parametrize("eased", [1.0, 30.0])
-def test_cloning_learns_and_resumes_bit_by_bit(memory: type, eased: float) -> None:
+@pytest.mark.parametrize("eased", [pytest.param(1.0, marks=pytest.mark.slow), 30.0])
+def test_cloning_learns_and_resumes_bit_by_bit(memory: type, eased: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short training lowers the loss; stopped and started again it ends with the same parameters."""
-    config = Clone(units=8, iterations=500, eased=eased, grids=4, inputs=4, outputs=4)
+    monkeypatch.setattr(clone, "CHUNK", 100)
+    config = Clone(units=6, iterations=200, eased=eased, grids=2, inputs=3, outputs=3, outer_rate=0.01)
     whole = memory()
     outcome = clone.train(config, [0, 1], whole)
     losses = np.array([line["loss"] for _, line in whole.lines])
     assert losses.shape == (2, 2)
     assert (losses[-1] < losses[0]).all()
-    resumes(lambda recorder: clone.train(config, [0, 1], recorder), 250, outcome)
+    resumes(lambda recorder: clone.train(config, [0, 1], recorder), 100, outcome)

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from memory_recorder import finished, resumes
+from memory_recorder import Memory, finished, resumes
 
 from common.errors import RefigureError
 from common.train.evolution import OpenES, Params, raw
+from common.train.recorder import Outcome
 from papers.vsml import descent, meta_test, meta_train, tasks, unroll
 from papers.vsml.clone import init_clone
 from papers.vsml.config import Clone, Descent, MetaTest, MetaTrain, Unroll
@@ -18,19 +19,21 @@ STAGES = {"sides": (2, 3), "lengths": (6, 8), "iterations": (25, 50), "rates": (
 SMALL = {"episodes": 4, "units": 4, "message": 2, "projections": 3}
 
 
+def load(name: str, split: str, side: int) -> Episodes:
+    """Ten noisy patterns instead of images."""
+    rng = np.random.default_rng(len(name))
+    patterns, labels = rng.standard_normal((10, side**2)), rng.integers(0, 10, 300)
+    images = patterns[labels] + 0.1 * rng.standard_normal((300, side**2))
+    return Episodes("mnist", side, jnp.asarray(images, jnp.float32), jnp.asarray(labels), split == "train")
+
+
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten noisy patterns instead of images."""
-
-    def load(name: str, split: str, side: int) -> Episodes:
-        rng = np.random.default_rng(len(name))
-        patterns, labels = rng.standard_normal((10, side**2)), rng.integers(0, 10, 300)
-        images = patterns[labels] + 0.1 * rng.standard_normal((300, side**2))
-        return Episodes("mnist", side, jnp.asarray(images, jnp.float32), jnp.asarray(labels), split == "train")
-
+    """Patterns instead of images."""
     monkeypatch.setattr(tasks, "load", load)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "stop"), [
     ({"optimiser": "backprop", "clip": 1.0, "backward_pass": True, **STAGES}, 50),
     ({"optimiser": "es", **STAGES}, 25),
@@ -41,11 +44,29 @@ def test_stopped_in_any_stage_it_ends_the_same(settings: dict, stop: int) -> Non
     assert recorder.shown[-1] == (75, 75)
 
 
-def test_seeds_do_not_influence_one_another(memory: type) -> None:
-    config = MetaTrain(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(10,), rates=(0.01,))
-    both, alone = (meta_train.train(config, seeds, memory()).parameters for seeds in ([0, 1], [1]))
-    for name, array in alone.items():
-        np.testing.assert_allclose(both[name][1:], array, rtol=1e-4, atol=1e-5)
+TRAINED = MetaTrain(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(10,), rates=(0.01,))
+
+
+@pytest.fixture(scope="module")
+def trained() -> Outcome:
+    """Two seeds, trained without interruption."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "load", load)
+        patch.setattr(meta_train, "CHUNK", 5)
+        return meta_train.train(TRAINED, [0, 1], Memory())
+
+
+def test_stopped_and_resumed_it_ends_the_same(trained: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meta_train, "CHUNK", 5)
+    _, recorder = resumes(lambda recorder: meta_train.train(TRAINED, [0, 1], recorder), 5, trained)
+    assert recorder.restored == [5]
+
+
+@pytest.mark.slow
+def test_seeds_do_not_influence_one_another(trained: Outcome) -> None:
+    alone = meta_train.train(TRAINED, [1], Memory())
+    for name, array in alone.parameters.items():
+        np.testing.assert_allclose(trained.parameters[name][1:], array, rtol=1e-4, atol=1e-5)
 
 
 def test_meta_training_learns_to_learn(memory: type) -> None:
@@ -69,7 +90,7 @@ def test_evolution_estimates_the_slope(x64: None) -> None:
         logits = learner.learn(params, jax.random.split(jax.random.key(1)), x, jax.nn.one_hot(labels, 10))
         return meta_train.meta_loss(logits, labels)
 
-    strategy, settings = OpenES(20_000, shape=raw), Params(sigma=0.01, lr=1.0)
+    strategy, settings = OpenES(8_000, shape=raw), Params(sigma=0.01, lr=1.0)
     state = strategy.init(jax.random.key(2), params, settings)
     fitness = -jax.jit(lambda members: jax.lax.map(loss, members, batch_size=1000))(strategy.ask(state))
     moved = strategy.tell(state, fitness, settings).centre
@@ -101,9 +122,8 @@ def test_both_members_of_a_pair_live_the_same_episode(monkeypatch: pytest.Monkey
     assert np.ptp(fitness[:4]) > 1e-3
 
 
-def test_what_was_meta_trained_is_tested_at_any_size(memory: type) -> None:
-    trained = MetaTrain(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(2,), rates=(0.01,))
-    parent = finished(trained, meta_train.train(trained, [0, 1], memory()).parameters)
+def test_what_was_meta_trained_is_tested_at_any_size(trained: Outcome, memory: type) -> None:
+    parent = finished(TRAINED, trained.parameters)
     config = MetaTest(
         tasks=("mnist",), conditions=("five classes", "shuffled"), side=5, length=20, runs=2, counts=(5, 20), again=10
     )
@@ -111,6 +131,11 @@ def test_what_was_meta_trained_is_tested_at_any_size(memory: type) -> None:
     assert {"mnist_5", "mnist_20", "mnist_end", "shuffled_20", "five_classes_20", "second_time"} <= set(outcome.metrics)
     assert outcome.arrays["curve_mnist"].shape == (2, 20)
     assert "unseen" not in outcome.metrics
+
+
+@pytest.mark.slow
+def test_what_was_meta_trained_is_tested_on_other_tasks_and_deeper(trained: Outcome, memory: type) -> None:
+    parent = finished(TRAINED, trained.parameters)
     several = MetaTest(tasks=("mnist", "random", "omniglot", "sum-sign"), side=2, length=20, runs=2, counts=(20,))
     metrics = meta_test.train(several, [0, 1], memory(), parent).metrics
     np.testing.assert_allclose(metrics["unseen"], np.add(metrics["random_end"], metrics["omniglot_end"]) / 2)

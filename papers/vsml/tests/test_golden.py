@@ -93,7 +93,7 @@ def lstm_cell(a: Arrays) -> None:
 
 
 def layer(a: Arrays, module: Dense | Conv, compare_backward: bool = True) -> None:
-    state, forward, backward = module.tick(
+    state, forward, backward = jax.jit(module.tick, static_argnums=5)(
         sub_rnn(a), GateOffsets(), State(grid(a["h"]), grid(a["c"])), nodes(a["fwd_msg"]), nodes(a["bwd_msg"]), 1
     )
     agree(state.h, grid(a["h_new"]), 1e-5)
@@ -134,7 +134,7 @@ def loss_of(a: Arrays, network: Network, cells: tuple[jax.Array, ...], params: S
 def episode(options: dict, a: Arrays) -> None:
     cells = cells_of(a, a["inputs"].shape[1])
     loss = partial(loss_of, a, network_of(cells, **options), cells)
-    (value, logits), slope = jax.value_and_grad(loss, has_aux=True)(sub_rnn(a))
+    (value, logits), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(sub_rnn(a))
     agree(logits, a["logits"], 1e-5)
     agree(value, a["meta_loss"], 1e-5)
     agree_slopes(slope, sub_rnn(a, "grad:"), 1e-7)  # the sum of all errors is zero but for rounding
@@ -158,7 +158,8 @@ def es_single_pair(a: Arrays) -> None:
     sigma = float(a["noise_std"])
     centre, noise = sub_rnn(a), sub_rnn(a, "noise:")
     pair = [jax.tree.map(lambda c, n, sign=sign: c + sign * sigma * n, centre, noise) for sign in (1, -1)]
-    losses = jnp.stack([loss_of(a, network, cells, params)[0] for params in pair])
+    loss = jax.jit(lambda params: loss_of(a, network, cells, params)[0])
+    losses = jnp.stack([loss(params) for params in pair])
     agree(losses, np.stack([a["loss_pos"], a["loss_neg"]]), 1e-5)
     agree(losses.mean(), a["mean_loss"], 1e-5)
 

@@ -1,5 +1,7 @@
 """The layers and the network by what theory says of them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,9 @@ import pytest
 
 from papers.vsml.layers import Conv, Dense
 from papers.vsml.meta_train import meta_loss
-from papers.vsml.network import Network, initial_cells, learn_online
+from papers.vsml.network import Network, initial_cells
 from papers.vsml.sub_rnn import GateOffsets, State, gate_matrix, init_sub_rnn, lstm
-from papers.vsml.tests.conftest import dense, some_episode, some_params
+from papers.vsml.tests.conftest import dense, learn, some_episode, some_params
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -95,8 +97,12 @@ def test_scan_equals_plain_loops(x64: None, sizes: tuple, options: dict, normed:
                 if k:
                     downs[k - 1] = back
             downs[-1] = np.zeros_like(downs[-1])
-    ours = learn_online(params, network, cells, xs, labels)[:, 0]
+    ours = learn(params, network, cells, xs, labels)[:, 0]
     np.testing.assert_allclose(ours, np.array(expected), rtol=0, atol=1e-10)
+
+
+def compiled(layer: Dense | Conv) -> Callable[..., tuple]:
+    return jax.jit(layer.tick, static_argnums=5)
 
 
 def test_a_convolution_of_one_pixel_is_a_dense_layer(x64: None) -> None:
@@ -105,17 +111,17 @@ def test_a_convolution_of_one_pixel_is_a_dense_layer(x64: None) -> None:
     conv = Conv(1, 2, 3)
     state = State(*(jnp.asarray(rng.standard_normal((4, 1, 3, 3, 3, 2))) for _ in range(2)))
     up, down = (jnp.asarray(rng.standard_normal((3, 1, 1, 1, count))) for count in (2, 3))
-    found, forward, back = conv.tick(params, GateOffsets(), state, up, down, 1)
+    after_conv, forward, back = compiled(conv)(params, GateOffsets(), state, up, down, 1)
     seen = jnp.zeros((3, 1, 9, 2)).at[:, :, 4].set(up[:, :, 0, 0])
     parts = [
-        Dense(2, 3).tick(
+        compiled(Dense(2, 3))(
             params, GateOffsets(), State(*(s.reshape(4, 1, 9, 3, 2)[:, :, k] for s in state)), seen[:, :, k],
             down[:, :, 0, 0], 1,
         )
         for k in range(9)
     ]  # fmt: skip
     for k, (after, _, _) in enumerate(parts):
-        np.testing.assert_allclose(found.h.reshape(4, 1, 9, 3, 2)[:, :, k], after.h, atol=1e-12)
+        np.testing.assert_allclose(after_conv.h.reshape(4, 1, 9, 3, 2)[:, :, k], after.h, atol=1e-12)
     np.testing.assert_allclose(forward[:, :, 0, 0], sum(part[1] for part in parts) / 9, atol=1e-12)
     np.testing.assert_allclose(back[:, :, 0, 0], parts[4][2] / 9, atol=1e-12)
 
@@ -127,7 +133,8 @@ def test_messages_back_come_from_the_places_that_see_a_pixel(x64: None, stride: 
     state = State(*(jnp.asarray(rng.standard_normal((4, 1, 3, 3, 2, 1))) for _ in range(2)))
     up = jnp.asarray(rng.standard_normal((3, 1, 5, 5, 1)))
     down = jnp.asarray(rng.standard_normal((3, 1, *conv.nodes[1])))
-    _, _, back = conv.tick(params, GateOffsets(), state, up, down, 1)
+    _, _, back = compiled(conv)(params, GateOffsets(), state, up, down, 1)
+    tick = compiled(Dense(1, 2))
     expected = np.zeros((3, 5, 5))
     padded = jnp.pad(up, ((0, 0), (0, 0), (1, 2), (1, 2), (0, 0)))
     for row in range(conv.out_side):
@@ -138,7 +145,7 @@ def test_messages_back_come_from_the_places_that_see_a_pixel(x64: None, stride: 
                     if not (0 <= y < 5 and 0 <= x < 5):
                         continue
                     one = State(*(s[:, :, i, j] for s in state))
-                    _, _, sent = Dense(1, 2).tick(
+                    _, _, sent = tick(
                         params, GateOffsets(), one, padded[:, :, y + 1, x + 1], down[:, :, row, column], 1
                     )
                     expected[:, y, x] += np.asarray(sent)[:, 0, 0] / 9
@@ -149,11 +156,11 @@ def test_pixels_and_labels_have_no_order(x64: None) -> None:
     """Permuting inputs with their initial states changes nothing; permuting labels permutes logits (claim C9)."""
     network, params, rng = dense(6, 4), some_params(), np.random.default_rng(1)
     cells, x, labels = some_episode(network)
-    logits = learn_online(params, network, cells, x, labels)
+    logits = learn(params, network, cells, x, labels)
     inputs, outputs = rng.permutation(6), rng.permutation(4)
-    moved = learn_online(params, network, (cells[0][..., inputs],), x[..., inputs], labels)
+    moved = learn(params, network, (cells[0][..., inputs],), x[..., inputs], labels)
     np.testing.assert_allclose(moved, logits, atol=1e-12)
-    moved = learn_online(params, network, (cells[0][:, :, outputs],), x, labels[..., outputs])
+    moved = learn(params, network, (cells[0][:, :, outputs],), x, labels[..., outputs])
     np.testing.assert_allclose(moved, logits[..., outputs], atol=1e-12)
 
 
@@ -161,8 +168,8 @@ def test_pixels_and_labels_have_no_order(x64: None) -> None:
 def test_predictions_do_not_know_their_labels(options: dict) -> None:
     network, params = dense(5, 3, **options), some_params()
     cells, x, labels = some_episode(network)
-    logits = learn_online(params, network, cells, x, labels)
-    other = learn_online(params, network, cells, x, labels.at[2:].set(jnp.roll(labels[2:], 1, -1)))
+    logits = learn(params, network, cells, x, labels)
+    other = learn(params, network, cells, x, labels.at[2:].set(jnp.roll(labels[2:], 1, -1)))
     np.testing.assert_array_equal(logits[:3], other[:3])
     assert not np.allclose(logits[3:], other[3:])
 
@@ -170,10 +177,10 @@ def test_predictions_do_not_know_their_labels(options: dict) -> None:
 def test_episodes_do_not_mix_unless_they_are_a_batch() -> None:
     network, params = dense(5, 3), some_params()
     cells, x, labels = some_episode(network)
-    both = learn_online(params, network, cells, x, labels)
-    alone = learn_online(params, network, (cells[0][:, 1:],), x[:, 1:], labels[:, 1:])
+    both = learn(params, network, cells, x, labels)
+    alone = learn(params, network, (cells[0][:, 1:],), x[:, 1:], labels[:, 1:])
     np.testing.assert_allclose(both[:, 1:], alone, atol=1e-6)
-    batch = learn_online(params, network._replace(averaged=True), cells, x, labels)
+    batch = learn(params, network._replace(averaged=True), cells, x, labels)
     assert not np.allclose(batch[1:], both[1:], atol=1e-3)
 
 
@@ -182,9 +189,9 @@ def test_shut_gates_keep_the_cell_and_learn_nothing(x64: None) -> None:
     params, layer = some_params(), Dense(5, 3)
     (cell,), x, labels = some_episode(dense(5, 3))
     shut = GateOffsets(-1e4, 1e4)
-    state = State(jnp.zeros_like(cell), cell)
+    state, tick = State(jnp.zeros_like(cell), cell), compiled(layer)
     for example, label in zip(x, labels, strict=True):
-        state, _, _ = layer.tick(params, shut, state, example[None], label[None], 2)
+        state, _, _ = tick(params, shut, state, example[None], label[None], 2)
     np.testing.assert_array_equal(state.c, cell)
 
 
@@ -192,7 +199,7 @@ def test_states_kept_in_bfloat16_are_nearly_the_same() -> None:
     params = some_params()
     cells, x, labels = (jax.tree.map(jnp.float32, part) for part in some_episode(dense(4, 3)))
     exact, coarse = (
-        learn_online(params, dense(4, 3, backward_pass=True, state_type=state_type), cells, x, labels)
+        learn(params, dense(4, 3, backward_pass=True, state_type=state_type), cells, x, labels)
         for state_type in (None, "bfloat16")
     )
     assert coarse.dtype == exact.dtype
@@ -207,9 +214,7 @@ def test_an_untrained_learner_guesses() -> None:
     cells = initial_cells(jax.random.split(jax.random.key(1), 8), network, 16)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, (6, 8))
-    logits = learn_online(
-        params, network, cells, rng.standard_normal((6, 8, 49)).astype("f"), jax.nn.one_hot(labels, 10)
-    )
+    logits = learn(params, network, cells, rng.standard_normal((6, 8, 49)).astype("f"), jax.nn.one_hot(labels, 10))
     assert abs(float(meta_loss(logits, labels)) - np.log(10)) < 0.01
 
 
@@ -257,15 +262,18 @@ def test_backpropagation_through_the_episode_equals_differences(x64: None) -> No
     network, params = dense(4, 3, backward_pass=True, feed_label=True), some_params(units=4, normed=True)
     cells, x, labels = some_episode(network)
 
-    def loss(params: object) -> jax.Array:
-        return meta_loss(learn_online(params, network, cells, x, labels), labels.argmax(-1))
+    @jax.jit
+    @jax.value_and_grad
+    def loss_and_slope(params: object) -> jax.Array:
+        return meta_loss(learn(params, network, cells, x, labels), labels.argmax(-1))
 
-    slope = jax.grad(loss)(params)
+    _, slope = loss_and_slope(params)
     rng, step = np.random.default_rng(2), 1e-6
     for _ in range(3):
         way = jax.tree.map(lambda array: rng.standard_normal(array.shape), params)
         ahead, behind = (
-            loss(jax.tree.map(lambda p, w, sign=sign: p + sign * step * w, params, way)) for sign in (1, -1)
+            loss_and_slope(jax.tree.map(lambda p, w, sign=sign: p + sign * step * w, params, way))[0]
+            for sign in (1, -1)
         )
         along = sum(jax.tree.leaves(jax.tree.map(lambda s, w: (s * w).sum(), slope, way)))
         np.testing.assert_allclose((ahead - behind) / (2 * step), along, rtol=1e-6)
@@ -278,7 +286,8 @@ def test_slopes_of_single_precision_are_those_of_double(x64: None) -> None:
 
     def slope(dtype: object) -> list:
         p, c, xs, ls = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, cells, x, labels))
-        return jax.tree.leaves(jax.grad(lambda p: meta_loss(learn_online(p, network, c, xs, ls), ls.argmax(-1)))(p))
+        loss = lambda p: meta_loss(learn(p, network, c, xs, ls), ls.argmax(-1))  # noqa: E731
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(p))
 
     for single, double in zip(slope(jnp.float32), slope(jnp.float64), strict=True):
         np.testing.assert_allclose(single, double, rtol=0, atol=2e-5 * float(jnp.abs(double).max()) + 1e-7)
