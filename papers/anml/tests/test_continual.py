@@ -125,7 +125,14 @@ def plainly(course: Course, shown: np.ndarray, rate: float):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("optimiser", "hidden"), [(optax.adam, False), (optax.adam, True), (optax.sgd, True)])
+@pytest.mark.parametrize(
+    ("optimiser", "hidden"),
+    [
+        pytest.param(optax.adam, False, marks=pytest.mark.slow),
+        (optax.adam, True),
+        pytest.param(optax.sgd, True, marks=pytest.mark.slow),
+    ],
+)
 def test_learning_is_the_plain_loop(optimiser, hidden):
     its = course(optimiser, hidden)
     shown, rates, measured = plan(2)

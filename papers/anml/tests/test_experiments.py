@@ -46,7 +46,11 @@ def small(monkeypatch) -> None:
 # --- meta-training -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {**HEAD, "hidden": 5}, {"objective": "none"}], ids=["anml", "oml", "none"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param({}, marks=pytest.mark.slow), {**HEAD, "hidden": 5}, {"objective": "none"}],
+    ids=["anml", "oml", "none"],
+)
 def test_meta_training(changes, small, monkeypatch):
     if not changes:
         monkeypatch.setitem(NETWORKS, "anml", SHORT)
@@ -97,6 +101,7 @@ def test_interrupted_meta_training_ends_in_the_same_bits(small, linear, monkeypa
     assert recorder.restored == [4]
 
 
+@pytest.mark.slow
 def test_seeds_do_not_know_of_one_another(small, linear):
     config, pair = linear
     alone = meta_train.train(config, (1,), Memory()).parameters
@@ -195,7 +200,7 @@ def test_meta_testing(parent):
     assert set(totals) == {len(steps)}
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 6])
+@pytest.mark.parametrize("stop_at", [pytest.param(1, marks=pytest.mark.slow), 2, 6])
 def test_interrupted_meta_testing_gives_the_same_numbers(parent, stop_at, monkeypatch):
     config = MetaTest(**TEST | {"tasks": (1, 2), "iid_tasks": (2,)})
     whole = meta_test.train(config, (0, 1), Memory(), parent)
@@ -304,6 +309,7 @@ def test_too_few_outputs_for_the_evaluation_classes_are_refused(small):
         meta_test.train(MetaTest(**TEST), (0, 1), Memory(), untrained(outputs=TEST["pool"] - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.data("omniglot")
 def test_real_drawings_from_end_to_end(monkeypatch):
     monkeypatch.setitem(NETWORKS, "anml", LEAST)

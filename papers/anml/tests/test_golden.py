@@ -30,7 +30,7 @@ from papers.anml.meta_learning import (
 from papers.anml.meta_test import _head_scores
 from papers.anml.networks import ANML, OML, Conv, trunk
 
-golden = Golden("anml")
+golden, slow_golden = Golden("anml"), Golden("anml")
 
 
 # --- parameters of the official code, into ours --------------------------------------------------------------
@@ -87,42 +87,56 @@ def images(x: np.ndarray) -> jax.Array:
 # --- one check per family ------------------------------------------------------------------------------------
 
 
-def agree_meta(a: Arrays, scheme: Scheme) -> None:
-    """The forward pass, the inner loop, the meta-loss, both meta-gradients and a step of Adam."""
-    first = "param__pln.conv1.w" if scheme.plastic == "all" else "param__rln.conv1.w"
-    channels = len(a[first])
-    initial = learner(a, "param__", channels)
-    scheme = scheme._replace(rate=float(a["inner_lr"]))
+def initial(a: Arrays, scheme: Scheme) -> tuple[Learner, Scheme, int]:
+    """The learner before the inner loop, how it learns, and the channels of its representation."""
+    channels = len(a["param__pln.conv1.w" if scheme.plastic == "all" else "param__rln.conv1.w"])
+    return learner(a, "param__", channels), scheme._replace(rate=float(a["inner_lr"])), channels
+
+
+def agree_inner(a: Arrays, scheme: Scheme) -> None:
+    """The forward pass and the inner loop."""
+    start, scheme, channels = initial(a, scheme)
     x, labels, seen = images(a["x_meta"]), jnp.asarray(a["y_meta"]), images(a["x_traj"])
-    steps = len(seen)
     [label] = set(a["y_traj"].tolist())
+
+    @jax.jit
+    def forward_and_fast(start: Learner) -> tuple:
+        g = gates(start, scheme, x)
+        scores = logits(start.head, None, modulated(trunk(start.trunk, scheme.blocks, x), g), scheme.rate)
+        source = seen if scheme.plastic == "all" else trunk(start.trunk, scheme.blocks, seen)
+        zeros = probes(start.head, len(seen))
+        convs, traces = adapt(start, scheme, source, gates(start, scheme, seen), jnp.asarray(label), zeros)
+        pairs = zip(start.head, traces, strict=True)
+        fast = Learner(convs or (), tuple(fast_layer(layer, trace, scheme.rate) for layer, trace in pairs))
+        return g, scores, fast
+
+    g, scores, fast = forward_and_fast(start)
+    if g is not None:
+        agree(g, a["gate"][:, channel_last(g.shape[1], channels)])
+    agree(scores, a["logits"])
+    agree(cross_entropy(scores, labels).mean(), a["loss"])
+    agree(fast, learner(a, "fast__", channels))
+
+
+def agree_meta(a: Arrays, scheme: Scheme) -> None:
+    """The meta-loss, both meta-gradients and a step of Adam."""
+    start, scheme, channels = initial(a, scheme)
+    x, labels, steps = images(a["x_meta"]), jnp.asarray(a["y_meta"]), len(a["x_traj"])
     np.testing.assert_array_equal(a["x_meta"][-steps:], a["x_traj"])
 
     @jax.jit
-    def everything(initial: Learner) -> tuple:
-        g = gates(initial, scheme, x)
-        found = logits(initial.head, None, modulated(trunk(initial.trunk, scheme.blocks, x), g), scheme.rate)
-        source = seen if scheme.plastic == "all" else trunk(initial.trunk, scheme.blocks, seen)
-        zeros = probes(initial.head, steps)
-        convs, traces = adapt(initial, scheme, source, gates(initial, scheme, seen), jnp.asarray(label), zeros)
-        pairs = zip(initial.head, traces, strict=True)
-        fast = Learner(convs or (), tuple(fast_layer(layer, trace, scheme.rate) for layer, trace in pairs))
+    def both_orders(start: Learner) -> list:
         orders = (scheme._replace(gradient=order) for order in ("first", "second"))
-        return g, found, fast, *(meta_gradient(initial, order, x, labels, steps) for order in orders)
+        return [meta_gradient(start, order, x, labels, steps) for order in orders]
 
-    g, found, fast, *both = everything(initial)
-    if g is not None:
-        agree(g, a["gate"][:, channel_last(g.shape[1], channels)])
-    agree(found, a["logits"])
-    agree(cross_entropy(found, labels).mean(), a["loss"])
-    agree(fast, learner(a, "fast__", channels))
-    for order, (gradient, metrics) in zip(("first", "second"), both, strict=True):
+    for order, (gradient, metrics) in zip(("first", "second"), both_orders(start), strict=True):
         agree(metrics["loss"], a["meta_loss"])
         agree(gradient, learner(a, f"meta_grad_{order}__", channels))
 
     adam, after = optax.adam(float(a["outer_lr"])), learner(a, "adam1__", channels)
     golden = learner(a, "meta_grad_second__", channels)
-    ours, theirs = (optax.apply_updates(initial, adam.update(g, adam.init(initial))[0]) for g in (gradient, golden))
+    step = jax.jit(lambda g: optax.apply_updates(start, adam.update(g, adam.init(start))[0]))
+    ours, theirs = (step(g) for g in (gradient, golden))
     agree(theirs, after)
     agree(without_noise(ours), without_noise(after))
 
@@ -138,11 +152,17 @@ def without_noise(learner: Learner) -> Learner:
 
 @golden.family
 def anml_small(a: Arrays) -> None:
+    agree_inner(a, Scheme(ANML, "all"))
+
+
+@slow_golden.families("anml_small")
+def anml_small_meta_gradient(a: Arrays) -> None:
     agree_meta(a, Scheme(ANML, "all"))
 
 
 @golden.family
 def oml_small(a: Arrays) -> None:
+    agree_inner(a, Scheme(OML, "head"))
     agree_meta(a, Scheme(OML, "head"))
 
 
@@ -187,3 +207,10 @@ def preprocess(a: Arrays) -> None:
 @golden.files
 def test_agrees_with_the_official_code(name: str, file: Path) -> None:
     golden.check(name, file)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@slow_golden.files
+def test_agrees_with_the_official_code_at_length(name: str, file: Path) -> None:
+    slow_golden.check(name, file)

@@ -39,6 +39,11 @@ KINDS = {
 """ANML; OML with two dense layers and with one; everything plastic, two dense layers, no gate."""
 
 
+BY_KIND = pytest.mark.parametrize(
+    "kind", ["anml", "oml", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("linear", "whole"))]
+)
+
+
 def setting(kind: str) -> tuple[Scheme, Learner, jax.Array, jax.Array]:
     scheme, shape = KINDS[kind]
     return scheme, some_learner(**shape), *some_batch(8 if scheme.blocks is NORMED else 12, steps=STEPS)
@@ -78,7 +83,7 @@ def difference(a, b):
 # --- without learning ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@BY_KIND
 def test_rate_zero_changes_nothing(kind):
     scheme, learner, x, labels = setting(kind)
     convs, _, head = inner(scheme, learner, x[-STEPS:], labels[-1], 0.0)
@@ -89,7 +94,7 @@ def test_rate_zero_changes_nothing(kind):
         assert convs is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@BY_KIND
 @pytest.mark.parametrize("gradient", ["second", "first"])
 def test_rate_zero_gives_the_ordinary_gradient(kind, gradient):
     """So both orders agree there."""
@@ -102,7 +107,7 @@ def test_rate_zero_gives_the_ordinary_gradient(kind, gradient):
 # --- with it -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@BY_KIND
 def test_second_order_gradient_equals_finite_differences(kind):
     scheme, learner, x, labels = setting(kind)
     gradient, metrics = meta(scheme, learner, x, labels)
@@ -139,7 +144,7 @@ def test_second_order_gradient_equals_finite_differences(kind):
     assert (np.abs(along(first) / slopes - 1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@BY_KIND
 def test_first_order_gradient_differs_by_a_multiple_of_a_small_rate(kind):
     scheme, learner, x, labels = setting(kind)
     apart, sizes = [], []
@@ -168,7 +173,7 @@ def test_metrics_are_of_the_two_parts_of_the_batch():
     agree(metrics, expected, 1e-10)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@BY_KIND
 def test_traces_stand_for_the_layers(kind):
     """Scores by the steps kept as pairs, and by the matrices that they make."""
     scheme, learner, x, labels = setting(kind)
@@ -273,7 +278,16 @@ def test_order_of_the_remembered_images_is_nothing():
 # --- parts ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "at_once"), [(1, 1), (12, 12), (12, 4), (13, 1), (30, 10)])
+@pytest.mark.parametrize(
+    ("n", "at_once"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        pytest.param(12, 12, marks=pytest.mark.slow),
+        (12, 4),
+        (13, 1),
+        pytest.param(30, 10, marks=pytest.mark.slow),
+    ],
+)
 def test_mean_gradient_in_parts_is_that_of_the_whole(n, at_once):
     rng = np.random.default_rng(n)
     layer = Dense(jnp.asarray(rng.standard_normal((4, 6))), jnp.asarray(rng.standard_normal(4)))

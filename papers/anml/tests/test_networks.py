@@ -113,7 +113,9 @@ def test_slope_through_max_pool_survives_every_way_to_compile(quick, monkeypatch
 # --- whole trunks --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=() if name == "anml" else pytest.mark.slow) for name in NETWORKS]
+)
 def test_nine_positions_and_each_image_by_itself(network):
     blocks, side = NETWORKS[network], SIDES[network]
     learner = some_learner(blocks, channels=3, nm=2)

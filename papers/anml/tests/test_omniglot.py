@@ -65,7 +65,7 @@ def test_a_split_of_another_size_is_refused(split, fault, monkeypatch):
 
 
 @pytest.mark.data("omniglot")
-@pytest.mark.parametrize("split", ["background", "evaluation"])
+@pytest.mark.parametrize("split", [pytest.param("background", marks=pytest.mark.slow), "evaluation"])
 def test_real_drawings(split):
     drawings = omniglot.load(split, 28)
     assert drawings.shape == (omniglot.CLASSES[split], omniglot.DRAWINGS, 28, 28)

@@ -95,7 +95,13 @@ def test_stopped_and_resumed_it_ends_the_same(kind: str) -> None:
     resumes(lambda recorder: images.train(config, [3], recorder), stop_at=4)
 
 
-@pytest.mark.parametrize("kind", [{"channels": (8, 8), "heads": (4, 4), "final": 20}, SINGLE | {"channels": (8,)}])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param({"channels": (8, 8), "heads": (4, 4), "final": 20}, marks=pytest.mark.slow),
+        SINGLE | {"channels": (8,)},
+    ],
+)
 def test_training_learns_colours(kind: dict, memory: type) -> None:
     config = dataclasses.replace(SMALL, **kind, steps=160, warm_up=20, batch=20, train=0, rate=3e-3, dropout=0.0)
     run = memory()

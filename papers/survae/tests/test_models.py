@@ -31,11 +31,11 @@ every = pytest.mark.parametrize("density", DENSITIES)
 kinds = pytest.mark.parametrize(
     ("make", "density"),
     [
-        (toy_flow, "checkerboard"),
-        (toy_flow, "corners"),
+        pytest.param(toy_flow, "checkerboard", marks=pytest.mark.slow),
+        pytest.param(toy_flow, "corners", marks=pytest.mark.slow),
         (toy_absflow, "checkerboard"),
         (toy_absflow, "corners"),
-        (toy_absflow, "eight_gaussians"),
+        pytest.param(toy_absflow, "eight_gaussians", marks=pytest.mark.slow),
     ],
 )
 bounded = pytest.mark.parametrize("density", ["checkerboard", "corners", "four_circles"])
@@ -303,7 +303,7 @@ def test_initialisation_of_the_transformer() -> None:
 
 
 def test_initialisation_of_the_mlp() -> None:
-    net = MLP(100, (300,), 5, key=KEY)
+    net = eqx.filter_jit(MLP)(100, (300,), 5, key=KEY)
     for layer, fan_in in zip(net.layers, (100, 300), strict=True):
         for leaf in (layer.weight, layer.bias):
             assert jnp.abs(leaf).max() <= 1 / math.sqrt(fan_in)

@@ -47,6 +47,7 @@ def test_interrupted_run_ends_in_the_same_bits():
     resumes(lambda recorder: train(config, (0, 1), recorder), stop_at=250)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_do_not_depend_on_their_companions():
     config = small("corners", "absflow")
     first, second = (train(config, seeds, Memory()).metrics["test_nll"] for seeds in ((0, 1), (0, 2)))
