@@ -38,9 +38,9 @@ FORCE:
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not cluster and not gpu" --numprocesses auto --dist loadfile
 
-test-all: $(READY)
+test-all: test
 	sh tests/browser.sh
-	$(BIN)/python -m pytest -m "not cluster and not gpu" --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest -m "slow and not cluster and not gpu" --numprocesses auto --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check --no-cache .

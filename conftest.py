@@ -1,8 +1,9 @@
-"""What all tests share: a thread each, kept compiled programs, and data that may be out of reach."""
+"""What all tests share: a thread each, kept compiled programs, the same examples each time, data out of reach."""
 
 import functools
 import os
 
+import hypothesis
 import pytest
 
 from common import data
@@ -15,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # on small arrays more threads than cor
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(data.cache_folder("compiled-by-tests")))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

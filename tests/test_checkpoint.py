@@ -93,7 +93,7 @@ def test_any_truncation_is_detected(victim: tuple[Path, bytes]) -> None:
             load(path)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_altered_byte_is_detected_or_harmless(victim: tuple[Path, bytes], data: st.DataObject) -> None:
     path, content = victim
@@ -124,7 +124,7 @@ def test_each_flipped_bit_of_the_data_is_detected(victim: tuple[Path, bytes]) ->
             load(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=st.binary(max_size=64))
 def test_other_files_are_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "foreign"

@@ -167,7 +167,7 @@ def test_other_conditions_reduce_and_are_named(
 numbers = st.lists(st.floats(-10, 10), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([VALUE, ORDER, SHAPE, IDENTITY]), numbers, numbers, st.booleans())
 def test_what_every_verdict_promises(
     kind: Mapping[str, Any], ours: list[float], other: list[float], same: bool

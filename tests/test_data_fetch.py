@@ -335,7 +335,7 @@ def test_verify_names_what_fetch_mends(mirror: Path, cache: Path) -> None:
     assert fetched() == CONTENT
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_truncation_or_flipped_bit_is_detected(tmp_path: Path, data: st.DataObject) -> None:
     content = data.draw(st.binary(min_size=1, max_size=300))

@@ -121,7 +121,7 @@ def test_an_altered_file_is_refused_when_it_is_read(toy: Toy, name: str) -> None
     assert USES[name](record.read(folder))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_flipped_or_lost_byte_gives_other_numbers(toy: Toy, data: st.DataObject) -> None:
     run = toy.finished()

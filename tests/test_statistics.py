@@ -45,7 +45,7 @@ def test_a_spread_needs_two(sample: list[float]) -> None:
     assert mean_interval(sample) is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values)
 def test_the_interval_holds_the_mean_and_stays_among_the_values(sample: list[float]) -> None:
     interval = mean_interval(sample)
@@ -72,7 +72,7 @@ def test_the_interval_covers_about_as_often_as_it_says() -> None:
     assert 0.85 <= np.mean([low <= 0 <= high for low, high in filter(None, intervals)]) <= 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(-50, 50), min_size=4, max_size=7), st.integers(2, 3))
 def test_the_permutation_test_is_exact(pool: list[int], size: int) -> None:
     size = min(size, len(pool) - 2)
@@ -87,7 +87,7 @@ def test_the_permutation_test_is_exact(pool: list[int], size: int) -> None:
     assert compare(a, b).p_value == pytest.approx(expected)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=10), st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=10))
 def test_resampling_is_that_of_scipy(first: list[float], second: list[float]) -> None:
     def gap(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_drawing_again_gives_the_same_bytes(room: Repository):
 
 
 def test_edits_without_meaning_build_nothing(room: Repository):
-    for name in room.run("git", "ls-files").stdout.split():
+    for name in room.run("git", "ls-files").stdout.splitlines():
         os.utime(room.root / name)
     assert idle(room.snakemake())
     room.room("main.py", '"""Train one model per seed', '"""In other words: train one model per seed')
@@ -297,7 +297,7 @@ def test_dvc_brings_a_clone_all_it_needs(room: Repository, tmp_path: Path):
     assert clone.finals() == room.finals()
     assert clone.results() == room.results()
     assert idle(clone.run("snakemake", f"results/{ROOM}").stdout), "pulled results are as they would be drawn"
-    for path in clone.run("git", "ls-files").stdout.split():
+    for path in clone.run("git", "ls-files").stdout.splitlines():
         os.utime(clone.root / path)
     (clone.root / "results" / ROOM / "index.html").unlink()
     assert jobs(clone.run("snakemake", f"results/{ROOM}").stdout) == (0, 1)

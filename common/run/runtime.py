@@ -196,7 +196,7 @@ def describe() -> dict[str, Any]:
         "gpus": max(_gpus().values(), key=len, default=[]),
         "python": platform.python_version(),
         "versions": {
-            name: metadata.version(name)
+            name: getattr(sys.modules[name], "__version__", None) or metadata.version(name)  # PyTorch's tells its build
             for name in ("numpy", "scipy", "torch", "jax", "jaxlib", "optax", "equinox", "safetensors")
             if name in sys.modules
         },
