@@ -141,7 +141,8 @@ def test_weight_and_bias_are_kept_and_other_cells_forget(x64: None) -> None:
     np.testing.assert_allclose(c[2:], 0.5, atol=1e-12)
 
 
-@pytest.mark.parametrize("eased", [pytest.param(1.0, marks=pytest.mark.slow), 30.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("eased", [1.0, 30.0])
 def test_cloning_learns_and_resumes_bit_by_bit(memory: type, eased: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short training lowers the loss; stopped and started again it ends with the same parameters."""
     monkeypatch.setattr(clone, "CHUNK", 100)

@@ -90,7 +90,7 @@ def test_evolution_estimates_the_slope(x64: None) -> None:
         logits = learner.learn(params, jax.random.split(jax.random.key(1)), x, jax.nn.one_hot(labels, 10))
         return meta_train.meta_loss(logits, labels)
 
-    strategy, settings = OpenES(8_000, shape=raw), Params(sigma=0.01, lr=1.0)
+    strategy, settings = OpenES(4_000, shape=raw), Params(sigma=0.01, lr=1.0)
     state = strategy.init(jax.random.key(2), params, settings)
     fitness = -jax.jit(lambda members: jax.lax.map(loss, members, batch_size=1000))(strategy.ask(state))
     moved = strategy.tell(state, fitness, settings).centre
@@ -101,6 +101,7 @@ def test_evolution_estimates_the_slope(x64: None) -> None:
     assert estimate @ slope / np.linalg.norm(estimate) / np.linalg.norm(slope) > 0.98
 
 
+@pytest.mark.slow
 def test_both_members_of_a_pair_live_the_same_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under a vanishing search their losses are equal: they share data and initial states."""
     config = MetaTrain(
@@ -156,6 +157,7 @@ def test_descent_learns_and_tunes_its_rate(memory: type) -> None:
     assert min(tuned) > 0.7 > max(poor)
 
 
+@pytest.mark.slow
 def test_clones_are_unrolled_beside_the_truth(memory: type) -> None:
     trained = Clone(units=4)
     clones = jax.vmap(lambda key: init_clone(trained, key))(jax.random.split(jax.random.key(0)))

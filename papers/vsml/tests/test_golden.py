@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from golden import Arrays, Golden, agree
 
 from common.train.evolution import OpenES, Params, raw
@@ -29,7 +30,7 @@ from papers.vsml.network import Network, learn_online
 from papers.vsml.sub_rnn import GateOffsets, Norm, State, SubRNN, gate_matrix, lstm
 from papers.vsml.tests.conftest import dense
 
-golden = Golden("vsml")
+golden, slow_golden = Golden("vsml"), Golden("vsml")
 EPISODES = {
     "episode_default": {},
     "episode_feed_label": {"feed_label": True},
@@ -41,6 +42,8 @@ EPISODES = {
     "episode_batch2": {"averaged": True},
 }
 """Families of episodes and the options of their networks."""
+QUICK = ("episode_default", "episode_batch2", "episode_deep_bwdpass_ln")
+"""Families that have all of these options but the tight bound."""
 
 
 # --- their arrays as ours ------------------------------------------------------------------------------------
@@ -148,7 +151,9 @@ def agree_slopes(slope: SubRNN, golden: SubRNN, rounding: float) -> None:
 
 
 for name, options in EPISODES.items():
-    golden.families(name)(partial(episode, options))
+    slow_golden.families(name)(partial(episode, options))
+for name in QUICK:
+    golden.families(name)(partial(episode, EPISODES[name]))
 
 
 @golden.family
@@ -213,3 +218,9 @@ def baseline_fwmemory(a: Arrays) -> None:
 @golden.files
 def test_agrees_with_the_official_code(name: str, file: Path) -> None:
     golden.check(name, file)
+
+
+@pytest.mark.slow
+@slow_golden.files
+def test_episodes_agree_with_the_official_code(name: str, file: Path) -> None:
+    slow_golden.check(name, file)
