@@ -1,7 +1,6 @@
 """Both experiments end to end on made-up drawings, tiny; once on real ones."""
 
-import functools
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -169,7 +168,7 @@ def untrained(**changes) -> Any:
     return finished(config, parameters_at_first(config))
 
 
-@functools.cache
+@cache
 def parameters_at_first(config: MetaTrain) -> dict[str, np.ndarray]:
     return meta_train.train(config, (0, 1), Memory()).parameters
 

@@ -33,8 +33,10 @@ SPECS = {
     "stateless": Spec((3, 5, 2), "relu", "l2", 3, 0, widths=(5, 4)),
     "classes": Spec((4, 5, 3), "sigmoid", "ce", 2, 3, shared=True, widths=(5, 4)),
 }
-BY_KIND = pytest.mark.parametrize("name", [pytest.param("stateful", marks=pytest.mark.slow), "stateless", "classes"])
-"""The compiled lifetime of the shared agents of classes has all parts of that of the stateful ones."""
+BY_KIND = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "classes" else pytest.mark.slow) for name in SPECS]
+)
+"""The quick one has most parts: states, shared agents, agents of activation, softmax and loss."""
 HINT = 0.7
 
 
@@ -232,7 +234,7 @@ def test_blocks_of_columns_change_no_lifetime(name: str, x64: None, monkeypatch:
 
 def test_lengths_that_count(x64: None) -> None:
     """Of a longer lifetime the first steps alone are a shorter one."""
-    spec = SPECS["stateless"]
+    spec = SPECS["classes"]
     start = lifetime(spec)
     after, x, y = networks_after(spec, start), start.x, start.y
     loss = jax.jit(meta_loss, static_argnames=("spec", "hint"))
