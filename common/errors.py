@@ -78,6 +78,7 @@ def status_of(command: Callable[[], object], interrupted: str = "interrupted") -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"error: {error.filename or 'no file named'}: {_why(error)}", file=sys.stderr)
+        mend = ", free some space and run again" if error.errno in FULL else ""
+        print(f"error: {error.filename or 'no file named'}: {_why(error)}{mend}", file=sys.stderr)
         return 1
     return 0

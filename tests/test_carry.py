@@ -92,6 +92,41 @@ def test_what_the_opening_does_not_execute_must_be_replayed_whole(toy: Toy) -> N
     assert record.read(before.folder).metrics == before.metrics
 
 
+def test_a_method_that_the_opening_does_not_execute_must_be_replayed_whole(toy: Toy) -> None:
+    path = toy.root / "papers" / "toy_paper" / "main.py"
+    kit = "\n\nclass Kit:\n    def same(self, x):\n        return x\n\n    def last(self, x):\n        return x\n"
+    path.write_text(path.read_text() + kit)
+    toy.edit("papers/toy_paper/main.py", "    final = [", "    Kit().last(0)\n    final = [")
+    plan.forget()
+    toy.finished()
+    toy.edit(
+        "papers/toy_paper/main.py",
+        "    def last(self, x):\n        return x",
+        "    def last(self, x):\n        return 2 * x",
+    )
+    plan.forget()
+    (line,) = carry("toy_paper", "main")
+    assert "main.py: Kit changed, and the 2 lines that are replayed do not execute it" in line
+
+
+def test_a_replay_of_another_time_is_made_again(toy: Toy) -> None:
+    before = toy.finished()
+    rewrite(toy, READABLE)
+    for content in ("{", '{"key": "0123456789ab"}'):
+        (before.folder / SUMMARY).write_text(content)
+    (line,) = carry("toy_paper", "main")
+    assert "carried from" in line
+
+
+def test_what_was_not_replayed_to_its_end_is_named(toy: Toy) -> None:
+    toy.finished()
+    toy.edit("papers/toy_paper/main.py", "    final = [", "    unused = 3\n    final = [")
+    plan.forget()
+    (line,) = carry("toy_paper", "main")
+    assert line.endswith("(1 of 12 steps replayed; not to its end: papers/toy_paper/main.py: train)")
+    assert entries(toy.folder(toy.plan()))[0]["not to their end"] == ["papers/toy_paper/main.py: train"]
+
+
 def test_a_stream_that_grew_is_not_the_same(toy: Toy) -> None:
     cpu = "cpu: {seeds: [0, 1, 2], batch: true"
     toy.edit("papers/toy_paper/paper.yaml", cpu + "}", cpu + ", replay: 0}")

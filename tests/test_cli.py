@@ -1,5 +1,6 @@
 """The command `refigure`, word by word, on a repository of its own."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -309,6 +310,33 @@ def test_import_refuses_what_is_damaged_or_unfinished(toy: Toy, refigure: Refigu
         assert not list(toy.root.glob("runs/**/metrics.json")), "one was filed before all were verified"
         path.write_bytes(before)
     assert refigure("import", str(good), str(folder))[0] == 0
+
+
+def test_an_import_that_the_disk_is_too_full_for_leaves_what_was_there(
+    toy: Toy, refigure: Refigure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = away(toy)
+    again = toy.finished()
+    resign(folder, metrics={"x": [1.0, 2.0, 3.0]})
+    before = {path.name: path.read_bytes() for path in again.folder.iterdir() if path.is_file()}
+    written = []
+
+    def full(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        path.write_bytes(content)
+
+    monkeypatch.setattr(atomic, "write_bytes", full)
+    assert refigure("import", "--replace", str(folder))[0] == 1
+    assert {path.name: path.read_bytes() for path in again.folder.iterdir() if path.is_file()} == before
+
+
+def test_import_passes_over_hidden_folders(toy: Toy, refigure: Refigure) -> None:
+    folder = away(toy)
+    (folder / ".again.part").mkdir()
+    (folder / ".again.part" / "config.json").write_text("{")
+    assert refigure("import", str(folder.parent))[0] == 0
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "checkpoint/../../outside.txt", ".lock", "more.txt"])

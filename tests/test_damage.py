@@ -210,9 +210,16 @@ def test_a_clone_of_another_user_has_no_revision_and_a_line_says_so(
 
 def test_prune_keeps_what_is_needed_made_by_hand_or_in_training(toy: Toy, refigure: Refigure) -> None:
     old = toy.finished()
+    damaged = toy.finished(variant="momentum")
     toy.edit("papers/toy_paper/method.py", "SCALE = 1.0", "SCALE = 1.1")
+    (damaged.folder / "config.json").write_text("{")
     by_hand = [toy.finished(), toy.finished("rate=0.05"), toy.finished(seeds=(7, 8))]
-    assert str(old.folder) in refigure("prune", "toy_paper")[1]
+    before = set(toy.root.glob("runs/toy_paper/*/*/*"))
+    assert toy.one("--threads", "2") == 0
+    (threads,) = set(toy.root.glob("runs/toy_paper/*/*/*")) - before
+    toy.edit("papers/toy_paper/paper.yaml", "      paper: {seeds: [0, 1, 2], batch: true}\n", "")
+    listed = refigure("prune", "toy_paper")[1]
+    assert [str(folder) in listed for folder in (old.folder, damaged.folder, threads)] == [True, True, False]
     with atomic.holding(old.folder):
         status, _, err = refigure("prune", "toy_paper", "--delete")
         assert (status, "is in work by another process" in fault_of(err)) == (1, True)

@@ -247,6 +247,31 @@ def test_damaged_arrays_are_named_and_decoded_again(
     assert {status for _, status in data.verify("toy")} == {"ok"}
 
 
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, ""])
+def test_rubbish_is_decoded_again(toy: Path, content: str) -> None:
+    data.load("toy")
+    for name in ("decoded.json", "train-images.npy"):
+        (data.decoded_folder("toy") / name).write_text(content)
+        store.describe_file.cache_clear()
+        assert any("damaged" in status for _, status in data.verify("toy"))
+        np.testing.assert_array_equal(data.load("toy")["images"], IMAGES["train"])
+
+
+def test_pinned_arrays_are_compared_with_the_registry_not_with_their_record(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, content=CONTENT)
+    data.load("toy")
+    folder = data.decoded_folder("toy")
+    np.save(folder / "train-images.npy", IMAGES["train"] + 1)
+    record = json.loads((folder / "decoded.json").read_text())
+    del record["sha256"]
+    record["train"]["arrays"]["images"] = store.describe(IMAGES["train"] + 1)
+    (folder / "decoded.json").write_text(json.dumps({**record, "sha256": store._digest(record)}))
+    store.describe_file.cache_clear()
+    np.testing.assert_array_equal(data.load("toy")["images"], IMAGES["train"])
+
+
 def test_arrays_of_other_raw_data_are_not_served(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.load("toy")
     packed = gzip.compress(idx_bytes(IMAGES["train"] + 1))
@@ -309,8 +334,13 @@ def test_an_edited_decoder_never_serves_old_arrays(toy: Path, tmp_path: Path) ->
     assert [path.name for path in toy.parent.glob("decoded-*")] == [kept.name], "nothing else is kept"
     assert child(package.parent, pinned=False).stdout.strip() == str(images.tolist())
     assert child(edited, pinned=False).stdout.strip() == str((255 - images).tolist())
-    assert not toy.exists()
-    assert len(list(toy.parent.glob("decoded-*"))) == 1
+    folders = list(toy.parent.glob("decoded-*"))
+    assert len(folders) == 3, "of the edited decoder, and of ours with and without pins or checksums"
+    for folder in folders:
+        os.utime(folder, (0, 0))
+    file.write_text(inverted + "\n\nANOTHER = 1\n")
+    assert child(edited, pinned=False).stdout.strip() == str((255 - images).tolist())
+    assert len(list(toy.parent.glob("decoded-*"))) == 1, "those of a month ago go"
 
 
 @pytest.mark.parametrize(("decoder", "hint"), [("idx", "decoder was changed"), ("toy_jpeg", "another libjpeg")])

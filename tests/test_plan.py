@@ -202,10 +202,13 @@ def test_a_scale_may_read_another_data_set_under_the_declared_name(toy: Toy) -> 
     toy.edit("papers/toy_paper/paper.yaml", scale, scale[:-1] + ", instead: {cifar10: cifar10-jpeg}}")
     plan.forget()
     (run, *_), (official, *_) = (plan.plan("toy_paper", size, "main") for size in ("cpu", "paper"))
-    assert run.data == {"cifar10": "cifar10-jpeg"}
-    assert [*run.identity.data, *official.identity.data] == ["cifar10-jpeg", "cifar10"]
+    assert run.data_sets == {"cifar10": "cifar10-jpeg"}
+    assert [*run.identity.data, *official.identity.data] == ["cifar10-jpeg as cifar10", "cifar10"]
     assert "data set cifar10-jpeg" in [each.what for each in run.deviations]
     toy.edit("papers/toy_paper/paper.yaml", "instead: {cifar10:", "instead: {cifar100:")
     plan.forget()
     with pytest.raises(RefigureError, match=r"no declared data set 'cifar100' in .*scales\.cpu\.instead; did you mean"):
+        plan.plan("toy_paper", "cpu", "main")
+    toy.edit("papers/toy_paper/paper.yaml", "instead: {cifar100: cifar10-jpeg}", "instead: {cifar10: mnist}")
+    with pytest.raises(RefigureError, match="neither cifar10 nor mnist stands in for the other"):
         plan.plan("toy_paper", "cpu", "main")

@@ -50,6 +50,18 @@ def test_what_was_logged_without_a_checkpoint_is_not_logged_twice(toy: Toy) -> N
     assert len(toy.verified(run.plan).history()) == 1
 
 
+def test_a_stream_altered_while_it_trains_is_refused(toy: Toy) -> None:
+    run = begun(toy)
+    run.log(1, {"x": [0.5, 0.25]})
+    path = run.folder / record.STREAM
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    run.save(1, ONES)
+    with pytest.raises(RefigureError, match="was changed while the run trained"):
+        run.finish(outcome(), {})
+    with pytest.raises(RefigureError, match="is not what the checkpoint beside it was written after"):
+        begun(toy).restore()
+
+
 def test_a_run_is_done_with_its_last_file(toy: Toy) -> None:
     run = begun(toy)
     key = run.plan.identity.key

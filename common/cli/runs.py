@@ -1,10 +1,11 @@
 """The runs on disk against those that are planned: what is there, what changed, what comes from elsewhere."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import atomic, data
+from common import data
 from common.errors import RefigureError
 from common.room import spec
 from common.room.digest import Manifest
@@ -51,7 +52,7 @@ def _duration(seconds: float) -> str:
 def superfluous(paper: str) -> list[Path]:
     """Folders of runs that no scale needs, and that nobody made by hand with the present code.
 
-    Made by hand are runs with other settings (`--set`) or seeds than `paper.yaml` has.
+    Made by hand are runs with other settings (`--set`), seeds or threads than `paper.yaml` has.
     """
     needed = {run.folder for scale in SCALES for run in plan(paper, scale)}
     present = {path.parent for path in (_home() / paper).glob("*/*/*/config.json")}
@@ -59,26 +60,31 @@ def superfluous(paper: str) -> list[Path]:
 
 
 def _is_by_hand(folder: Path) -> bool:
-    identity, _ = record.read_identity(folder)
-    if not _is_present(identity):
+    try:
+        identity, _ = record.read_identity(folder)
+        if not _is_present(identity):
+            return False
+        if not (folder / record.DONE).is_file():
+            return True
+        provenance = record.read(folder).provenance
+        if any(each["reason"] == BY_HAND for each in provenance["deviations"]):
+            return True
+        today = plan_run(
+            identity.paper, identity.experiment, identity.variant, provenance["scale"], identity.seeds,
+            threads=identity.threads,
+        )  # fmt: skip
+        return identity.key == today.identity.key
+    except RefigureError:  # it is damaged, or nothing of its name is there any more
         return False
-    if not (folder / record.DONE).is_file():
-        return True
-    provenance = record.read(folder).provenance
-    today = plan_run(identity.paper, identity.experiment, identity.variant, provenance["scale"], identity.seeds)
-    return identity.key == today.identity.key or any(each["reason"] == BY_HAND for each in provenance["deviations"])
 
 
 def _is_present(identity: Identity) -> bool:
     """Whether a run is of the present code, data and variants, and so is the one that it begins from."""
-    try:
-        today = reach(identity.paper, identity.experiment).digest == identity.code
-        today &= all(data.identity(name) == checksums for name, checksums in identity.data.items())
-        today &= identity.variant in spec.load(identity.paper).experiments[identity.experiment].variants
-        parent = _home() / identity.paper / identity.parent
-        return today and (not identity.parent or _is_present(record.read_identity(parent)[0]))
-    except RefigureError:  # nothing of the name is there any more
-        return False
+    today = reach(identity.paper, identity.experiment).digest == identity.code
+    today &= all(data.identity(name.split(" as ")[0]) == checksums for name, checksums in identity.data.items())
+    today &= identity.variant in spec.load(identity.paper).experiments[identity.experiment].variants
+    parent = _home() / identity.paper / identity.parent
+    return today and (not identity.parent or _is_present(record.read_identity(parent)[0]))
 
 
 def _home() -> Path:
@@ -128,7 +134,7 @@ def explain_run(target: str, scale: ScaleName) -> Iterator[str]:
 def _scale_of(identity: Identity) -> ScaleName | None:
     """The first scale that needs a run."""
     for scale in SCALES:
-        if identity.key in {run.identity.key for run in plan(identity.paper, scale)}:
+        if identity.key in {run.identity.key for run in plan(identity.paper, scale, identity.experiment)}:
             return scale
     return None
 
@@ -175,12 +181,14 @@ def import_all(folders: Sequence[Path], *, replace: bool = False) -> Iterator[st
     for folder in folders:
         if not folder.is_dir():
             raise RefigureError(f"{folder}: no such folder")
-        inside = sorted({path.parent for name in (record.DONE, "config.json") for path in folder.rglob(name)})
+        files = [path for name in (record.DONE, "config.json") for path in folder.rglob(name)]
+        inside = sorted({path.parent for path in files if not re.search(r"/\.", f"/{path.relative_to(folder)}")})
         if not inside:
             raise RefigureError(f"{folder}: no run in it (a run has config.json and {record.DONE})")
         runs += map(record.read, inside)
     for run in runs:
         run.verify()
+        _ = run.arrays if "arrays.npz" in run.checksums else None  # which must unpack, too
     for run in runs:
         yield _file(run, replace)
 
@@ -196,8 +204,8 @@ def _file(run: FinishedRun, replace: bool) -> str:
         if not replace:
             raise RefigureError(f"{name} is there with another result: --replace takes the new one")
     scale = _scale_of(run.identity)
-    with record.replaced(run, target):
-        atomic.write_bytes(target / record.DONE, result)
+    with record.filing(run, target):
+        pass  # as it is
     if scale is None:
         return f"{name}: imported; no scale needs it now (refigure explain {name} says what differs)"
     return f"{name}: imported, used at scale {scale}"

@@ -3,6 +3,7 @@
 Importing this imports nothing heavy: NumPy, pooch and Pillow come with the calls that need them.
 """
 
+import ast
 import contextlib
 import hashlib
 from collections.abc import Mapping
@@ -63,16 +64,16 @@ def load(name: str, split: str = "train") -> Split:
         raise RefigureError(f"{name} has no split {split!r}: {suggest(split, entry.splits)}")
     folder = decoded_folder(name)
     try:
-        return store.read_split(folder, split)
+        return store.read_split(folder, entry, split)
     except RefigureError as damage:
         if folder.exists():
             log.warning("%s: decoding %s again", damage, name)
     source, paths = obtain(name)
     with hold(cache_folder(name)):
         with contextlib.suppress(RefigureError):  # unless another process has decoded it meanwhile
-            return store.read_split(folder, split)
+            return store.read_split(folder, entry, split)
         store.decode(entry, source, paths, folder)
-        return store.read_split(folder, split)
+        return store.read_split(folder, entry, split)
 
 
 def verify(name: str) -> list[tuple[str, str]]:
@@ -94,7 +95,7 @@ def verify(name: str) -> list[tuple[str, str]]:
     store.describe_file.cache_clear()
     for split in entry.splits if decoded.is_dir() else ():
         try:
-            store.read_split(decoded, split)
+            store.read_split(decoded, entry, split)
             report[f"{decoded.name}/{split}"] = "ok"
         except RefigureError as damage:
             report[f"{decoded.name}/{split}"] = f"damaged: {damage}; `load` decodes it again"
@@ -103,5 +104,5 @@ def verify(name: str) -> list[tuple[str, str]]:
 
 def decoded_folder(name: str) -> Path:
     """Where a set's arrays lie: named by data and decoders, so that an edit of either never serves old arrays."""
-    source = Path(__file__).with_name("decoders.py").read_text(encoding="utf-8")
+    source = ast.unparse(ast.parse(Path(__file__).with_name("decoders.py").read_text(encoding="utf-8")))
     return cache_folder(name) / f"decoded-{hashlib.sha256(f'{identity(name)}{source}'.encode()).hexdigest()[:8]}"

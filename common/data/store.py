@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from common.errors import RefigureError
 __all__ = ["decode", "describe", "describe_file", "read_split"]
 
 RECORD = "decoded.json"
+OLD = 30 * 24 * 3600
+"""Age in seconds from which arrays of other decoders are deleted."""
 
 
 def decode(entry: DataSet, source: Source, paths: dict[str, Path], target: Path) -> None:
-    """Decode raw files to the folder `target`; folders of other decoders go.
+    """Decode raw files to the folder `target`; old folders of other decoders go.
 
     Raises:
         RefigureError: The arrays are not those that the registry pins (all of a set, or none), and nothing is kept.
@@ -44,8 +48,10 @@ def decode(entry: DataSet, source: Source, paths: dict[str, Path], target: Path)
                 if not raw.identity:  # the next fetch shall not meet the same file again, if it is at fault
                     fetching.set_aside(paths[raw.name], f"it does not decode to {entry.name}")
             raise
-        for folder in target.parent.glob("decoded-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in target.parent.glob("decoded-*"):  # another checkout may still read a younger one
+            if folder.stat().st_mtime < time.time() - OLD:
+                shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
 
 
@@ -64,6 +70,8 @@ def _write(folder: Path, pieces: Iterable[decoders.Piece]) -> dict[str, str]:
             with (folder / f"{split}-{name}.npy").open("wb") as stream:  # np.save hides that a disk is full
                 np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
                 stream.write(values.reshape(-1).data)
+                stream.flush()
+                os.fsync(stream.fileno())
             described[key] = of_split["arrays"][name] = describe(values)
         else:
             of_split["names"][name] = [str(text) for text in value]
@@ -71,8 +79,12 @@ def _write(folder: Path, pieces: Iterable[decoders.Piece]) -> dict[str, str]:
     return described
 
 
-def read_split(folder: Path, split: str) -> Split:
-    """Open a split's arrays, memory-mapped and compared with the record; RefigureError names the first that differs."""
+def read_split(folder: Path, entry: DataSet, split: str) -> Split:
+    """Open a split's arrays, memory-mapped, after comparing them with the registry where it pins them, else the record.
+
+    Raises:
+        RefigureError: The first file that is damaged, missing or of other data.
+    """
     arrays, path = {}, folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -82,10 +94,11 @@ def read_split(folder: Path, split: str) -> Split:
         for name, expected in record[split]["arrays"].items():
             path = folder / f"{split}-{name}.npy"
             stat = path.stat()
-            if describe_file(path, stat.st_mtime_ns, stat.st_size) != expected:
+            pinned = entry.content.get(f"{split}/{name}", expected)
+            if describe_file(path, stat.st_mtime_ns, stat.st_size) != pinned:
                 raise ValueError("its content changed")
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # whatever NumPy and JSON make of rubbish
         raise RefigureError(f"{path} is damaged ({getattr(error, 'strerror', None) or error})") from error
     return Split(arrays, names)
 

@@ -94,10 +94,7 @@ def _draw(
     if function is None:
         raise RefigureError(f"papers/{paper}/paper.yaml: figures.{name}.draw: {module_name} has no {function_name!r}")
     shown = (figure.experiment, *figure.also)
-    try:
-        drawing: theme.Drawing = function([run for run in finished if run.identity.experiment in shown], published)
-    except KeyError as error:
-        raise RefigureError(f"figure {name}: its runs have no {error}; {module_name} asks for it") from error
+    drawing: theme.Drawing = function([run for run in finished if run.identity.experiment in shown], published)
     theme.save(drawing, target / "figures" / name)
     return drawing
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.report.theme import Drawing
+from common.room.spec import find
 from common.run.record import FinishedRun
 from common.verdict.statistics import mean_interval
 
@@ -56,11 +57,11 @@ class Treatment:
 
     def array(self, name: str) -> np.ndarray:
         """An array of every seed: (seeds, ...)."""
-        return np.concatenate([run.arrays[name] for run in self.runs])
+        return np.concatenate([find(run.arrays, name, "array", str(run.identity)) for run in self.runs])
 
     def metric(self, name: str) -> np.ndarray:
         """A final metric of every seed: (seeds,)."""
-        return np.concatenate([run.metrics[name] for run in self.runs])
+        return np.concatenate([find(run.metrics, name, "metric", str(run.identity)) for run in self.runs])
 
     def mean_with_interval(self, name: str) -> tuple[float, float, float]:
         """A final metric's mean and the ends of its 95 % interval, which are the mean where there is one seed."""

@@ -18,7 +18,7 @@ from common.room.spec import Expected, ScaleName, find, forget, once
 
 __all__ = ["BY_HAND", "PlannedRun", "forget", "plan", "plan_run", "reach", "resolve"]
 
-RUNTIME = (("common.run.runtime", "RUNTIME"), ("common.run.runtime", "settle"))
+ROOTS = (("common.run.runtime", "RUNTIME"), ("common.run.runtime", "settle"))
 """What decides how numbers are computed, whatever the experiment: precision, determinism, threads."""
 
 BY_HAND = "set by hand"
@@ -41,7 +41,7 @@ class PlannedRun:
     """All departures from the paper, computed and declared, and those of its parent."""
     manifest: Manifest
     """Digest of every definition that it reaches."""
-    data: Mapping[str, str]
+    data_sets: Mapping[str, str]
     """Data set by the name that code and declaration have, to the one that is read."""
     expected: Expected | None
     """What it costs."""
@@ -86,12 +86,16 @@ def plan_run(
     config = resolve(paper, experiment, variant, scale, assignments)
     chosen, size = entry.variants[variant], entry.scales[scale]
     sets = {name: size.instead.get(name, name) for name in (*entry.data, *chosen.data)}
+    for name, read in sets.items():
+        if name != read and (data.deviation(name) is None) is (data.deviation(read) is None):
+            raise RefigureError(f"{paper}/{experiment}: instead: neither {name} nor {read} stands in for the other")
     code = reach(paper, experiment)
     parent = plan_run(paper, entry.parent, chosen.parent or variant, scale, seeds) if entry.parent else None
     try:
         identity = Identity(
             paper, experiment, variant, config=to_dict(config), seeds=seeds, code=code.digest,
-            data={name: data.identity(name) for name in sets.values()}, threads=threads or entry.threads,
+            data={read if read == name else f"{read} as {name}": data.identity(read) for name, read in sets.items()},
+            threads=threads or entry.threads,
             parent=parent.identity.path.relative_to(paper).as_posix() if parent else "",
         )  # fmt: skip
     except ValueError as error:
@@ -105,7 +109,7 @@ def plan_run(
     )
     return PlannedRun(
         identity, scale, module=entry.module, config=config, deviations=tuple(dict.fromkeys(deviations)),
-        manifest=code.manifest, data=sets, expected=size.expected, gpus=entry.gpus, parent=parent,
+        manifest=code.manifest, data_sets=sets, expected=size.expected, gpus=entry.gpus, parent=parent,
     )  # fmt: skip
 
 
@@ -132,7 +136,7 @@ def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, 
 def reach(paper: str, experiment: str) -> Reach:
     """The definitions that decide the numbers of an experiment."""
     entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
-    return code_of((entry.module, "train"), (f"papers.{paper}.config", entry.config_class), *RUNTIME)
+    return code_of((entry.module, "train"), (f"papers.{paper}.config", entry.config_class), *ROOTS)
 
 
 @once

@@ -124,7 +124,7 @@ class Figure:
     title: str
     """Its heading in the report."""
     draw: str
-    """`module:function` that draws it: function(finished runs) -> `common.report.theme.Drawing`."""
+    """`module:function` that draws it: function(finished runs, claims) -> `common.report.theme.Drawing`."""
     experiment: str
     """The experiment whose runs it shows."""
     also: tuple[str, ...] = ()

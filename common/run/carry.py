@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _replay_apart(move: Move) -> dict[str, Any]:
         _NotCarried: The replay failed or differs.
     """
     identity, result = move.plan.identity, move.run.folder / SUMMARY
-    if not result.exists() or json.loads(result.read_text())["to"] != identity.key:
+    if _summary(result).get("to") != identity.key:
         words = [
             sys.executable, "-m", f"papers.{identity.paper}", "--experiment", identity.experiment, "--variant",
             identity.variant, "--scale", move.plan.scale, "--seeds", ",".join(map(str, identity.seeds)),
@@ -125,7 +126,14 @@ def _replay_apart(move: Move) -> dict[str, Any]:
             lines = done.stderr.splitlines() or ["it ended without a word"]
             faults = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
             raise _NotCarried((faults or lines)[-1])
-    return dict(json.loads(result.read_text()))
+    return _summary(result)
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """What a replay left; nothing where it left nothing that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text()))
+    return {}
 
 
 class _NotCarried(RefigureError):
@@ -178,18 +186,20 @@ def replay(today: PlannedRun, folder: Path) -> None:
     started = time.monotonic()
     executed: set[CodeType] = set()
     parent = finished_parent(today)
-    outcome = None  # of a training that came to its end
+    outcome, stack = None, set[CodeType]()  # of a training that came to its end; of one that did not
     sys.setprofile(lambda frame, event, _: executed.add(frame.f_code) if event == "call" else None)
     try:
-        with contextlib.suppress(_OpeningEnds):
-            outcome, _ = trained(today, recorder, parent)
+        outcome, _ = trained(today, recorder, parent)
+    except _OpeningEnds as end:
+        stack = {frame.f_code for frame, _ in traceback.walk_tb(end.__traceback__)}
     finally:
         sys.setprofile(None)
     if recorder.compared < len(opening):
         raise RefigureError(f"it parts before step {opening[recorder.compared]['step']}: the run logged more")
+    edited = changed(run.manifest, today.manifest)
     if outcome is not None:
         _compare_ends(run, outcome, experiment.clocked)
-    elif unseen := _not_executed(changed(run.manifest, today.manifest), executed):
+    elif unseen := _not_executed(edited, executed):
         raise RefigureError(
             f"{', '.join(unseen[:3])} changed, and the {len(opening)} lines that are replayed do not execute it: "
             f"set replay: 0 (all of a run) at scale {today.scale} of {today.identity.experiment} in "
@@ -198,30 +208,40 @@ def replay(today: PlannedRun, folder: Path) -> None:
     atomic.write_json(folder / SUMMARY, {
         "from": f"{run.identity.group}/{run.folder.name}", "to": today.identity.key, "whole": outcome is not None,
         "lines": len(opening), "states": sum("state" in line for line in opening),
+        "not to their end": [f"{file}: {name}" for file, name in edited if _functions(file, name) & _places(stack)],
         "steps": opening[-1]["step"] if opening else 0, "of": logged[-1]["step"] if logged else 0,
         "seconds": round(time.monotonic() - started, 1), "revision": revision(), "machine": describe(),
     })  # fmt: skip
 
 
 def _not_executed(definitions: Sequence[Definition], executed: Collection[CodeType]) -> list[str]:
-    """Those of some definitions that nothing entered and that no code names which was entered.
+    """Those of some definitions of which a function was not entered, or which no code names that was entered.
 
-    A function that an opening enters and does not end, as `train` itself, counts as executed.
+    A function that an opening enters and does not end, as `train` itself, counts as executed; the entry names it.
     """
-    entered = {(os.path.realpath(code.co_filename), code.co_qualname.partition(".")[0]) for code in executed}
-    named = {name for code in executed for name in code.co_names}
-    return [
-        f"{file}: {name}"
-        for file, name in definitions
-        if (os.path.realpath(spec.root() / file), name) not in entered
-        and (name not in named or _is_function(spec.root() / file, name))
-    ]
+    entered, named = _places(executed), {name for code in executed for name in code.co_names}
+    unseen = []
+    for file, name in definitions:
+        functions = _functions(file, name)
+        if not (functions <= entered if functions else name in named):
+            unseen.append(f"{file}: {name}")
+    return unseen
 
 
-def _is_function(file: Path, name: str) -> bool:
-    """Whether a file defines a function of that name at its top level."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in body)
+def _places(codes: Collection[CodeType]) -> set[tuple[str, str]]:
+    """File and qualified name of functions."""
+    return {(os.path.realpath(code.co_filename), code.co_qualname) for code in codes}
+
+
+def _functions(file: str, name: str) -> set[tuple[str, str]]:
+    """The functions that a top-level definition of a file is, or has as methods."""
+    path = os.path.realpath(spec.root() / file)
+    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return {(path, name)}
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return {(path, f"{name}.{part.name}") for part in node.body if isinstance(part, ast.FunctionDef)}
+    return set()
 
 
 def _compare_ends(run: FinishedRun, outcome: Any, clocked: Sequence[str]) -> None:
@@ -252,9 +272,10 @@ def _file(move: Move, result: Mapping[str, Any]) -> str:
     provenance = {
         **run.provenance, "code": today.identity.code, "data": to_dict(today.identity.data), "carried": entries,
     }  # fmt: skip
-    with record.replaced(run, today.folder):
-        record.close(today, today.folder, run.metrics, provenance, absent=run.checksums)
+    with record.filing(run, today.folder) as folder:
+        record.close(today, folder, run.metrics, provenance, absent=run.checksums)
     shutil.rmtree(run.folder)
     compared = "whole" if result["whole"] else f"{result['steps']} of {result['of']} steps"
     by = f", as sibling of {result['sibling']}" if "sibling" in result else ""
+    by += "".join(f"; not to its end: {name}" for name in result["not to their end"])
     return f"{today.identity}: carried from {run.folder.name} ({compared} replayed{by})"

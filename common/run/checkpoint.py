@@ -46,6 +46,8 @@ def load(path: Path, *, expect: Mapping[str, str] | None = None) -> tuple[dict[s
     """
     remedy = "delete it to start that run afresh, or restore it from a copy"
     try:
+        if path.exists() and not path.is_file():  # a pipe might never end
+            raise OSError("no file")
         payload = path.read_bytes()
     except OSError as error:
         raise RefigureError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error

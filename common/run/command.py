@@ -111,7 +111,7 @@ def trained(plan: PlannedRun, run: Recorder, parent: FinishedRun | None) -> tupl
     device = runtime.device_name()
     _check_code(plan)
     source = revision()  # of what was read, whatever is committed while it trains
-    data.declare(plan.data, where=f"papers/{plan.identity.paper}/paper.yaml: {plan.identity.experiment}")
+    data.declare(plan.data_sets, where=f"papers/{plan.identity.paper}/paper.yaml: {plan.identity.experiment}")
     try:
         outcome = module.train(plan.config, plan.identity.seeds, run, *([parent] if parent else []))
     finally:

@@ -17,6 +17,7 @@ import io
 import json
 import lzma
 import os
+import tempfile
 import time
 import zipfile
 import zlib
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from common.run.progress import Progress
 
 __all__ = [
-    "FinishedRun", "Run", "close", "is_done", "read", "read_identity", "read_whole", "replaced", "sha256_of",
+    "FinishedRun", "Run", "close", "filing", "is_done", "read", "read_identity", "read_whole", "sha256_of",
     "with_digest",
 ]  # fmt: skip
 
@@ -54,7 +55,7 @@ FILES = ("config.json", STREAM, "arrays.npz", FINAL)
 """What `metrics.json` holds the checksums of."""
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 MOST_BYTES = 2 << 30
-"""Of a file, and of the arrays that are packed in one."""
+"""Of all arrays that a run keeps for figures."""
 MEND = "delete the run's folder and run it again, or pull or import it again"
 
 
@@ -80,6 +81,7 @@ class Run(Recorder):
         self._seconds_before = 0.0
         self._sessions_before = 0
         self._has_saved = False
+        self._length, self._hash = 0, hashlib.sha256()  # of the metrics stream, as it was written
 
     def begin(self, *, resume: bool = True) -> None:
         """Make the folder and say in it whose it is.
@@ -101,7 +103,7 @@ class Run(Recorder):
         if not resume:
             (self.folder / RESUME).unlink(missing_ok=True)
         if not (self.folder / RESUME).exists():
-            (self.folder / STREAM).unlink(missing_ok=True)
+            self._cut("0")
 
     def log(self, step: int, metrics: Mapping[str, float | list[float]], state: str = "") -> None:
         """Append one line to the metrics stream."""
@@ -116,6 +118,8 @@ class Run(Recorder):
         path = self.folder / STREAM
         with writing(f"{path} at step {step}"), path.open("ab") as stream:
             stream.write(line.encode())
+        self._length += len(line.encode())
+        self._hash.update(line.encode())
 
     def save(self, step: int, state: Mapping[str, np.ndarray]) -> None:
         """Replace the last good checkpoint, which holds length and hash of the metrics stream so far."""
@@ -124,7 +128,7 @@ class Run(Recorder):
             "step": str(int(step)),
             "seconds": repr(self._seconds()),
             "sessions": str(self._sessions_before + 1),
-            "stream": _mark(self._synced_stream()),
+            "stream": self._synced(),
         }
         checkpoint.save(self.folder / RESUME, state, meta)
         self._saved = time.monotonic()
@@ -142,16 +146,7 @@ class Run(Recorder):
         if not self._has_saved:  # a loop after another reads what this session wrote, whose time is counted already
             self._seconds_before = float(meta["seconds"])
             self._sessions_before = int(meta["sessions"])
-        path = self.folder / STREAM
-        content = path.read_bytes() if path.exists() else b""
-        kept = content[: int(meta["stream"].partition(":")[0])]
-        if _mark(kept) != meta["stream"]:
-            raise RefigureError(
-                f"{path} is damaged (it is not what the checkpoint beside it was written after): delete the "
-                "run's folder and run it again"
-            )
-        if kept != content:
-            atomic.write_bytes(path, kept)
+        self._cut(meta["stream"])
         return int(meta["step"]), arrays
 
     def progress(self, step: int, total: int) -> None:
@@ -174,21 +169,35 @@ class Run(Recorder):
             atomic.write_bytes(self.folder / "arrays.npz", _packed(outcome.arrays))
         if outcome.parameters:
             checkpoint.save(self.folder / FINAL, outcome.parameters)
-        self._synced_stream()
+        stream = self._synced().partition(":")[2]
+        if (self.folder / STREAM).exists() and sha256_of(self.folder / STREAM) != stream:
+            raise RefigureError(f"{self.folder / STREAM} was changed while the run trained: run it again")
         times = {"seconds": round(self._seconds(), 3), "sessions": self._sessions_before + 1}
         close(self.plan, self.folder, metrics, {**provenance, **times})
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
 
-    def _synced_stream(self) -> bytes:
-        """The metrics stream so far, which from now on survives a power cut."""
-        path = self.folder / STREAM
-        if not path.exists():
-            return b""
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-            return stream.read()
+    def _synced(self) -> str:
+        """Length and hash of the metrics stream so far, which from now on survives a power cut."""
+        if (self.folder / STREAM).exists():
+            with (self.folder / STREAM).open("rb") as stream:
+                os.fsync(stream.fileno())
+        return f"{self._length}:{self._hash.hexdigest()}"
+
+    def _cut(self, mark: str) -> None:
+        """Take back what the metrics stream has beyond a mark, after comparing what comes before it."""
+        path, (length, _, expected) = self.folder / STREAM, mark.partition(":")
+        content = path.read_bytes() if path.exists() else b""
+        kept = content[: int(length)]
+        self._length, self._hash = len(kept), hashlib.sha256(kept)
+        if expected and self._hash.hexdigest() != expected:
+            raise RefigureError(
+                f"{path} is damaged (it is not what the checkpoint beside it was written after): delete the "
+                "run's folder and run it again"
+            )
+        if kept != content:
+            atomic.write_bytes(path, kept)
 
 
 def _check_metrics(metrics: Mapping[str, Sequence[float]], identity: Identity, where: str) -> None:
@@ -198,11 +207,6 @@ def _check_metrics(metrics: Mapping[str, Sequence[float]], identity: Identity, w
             raise RefigureError(f"{where}: metric {name} has {len(values)} values, not {len(identity.seeds)}")
         if not np.isfinite(values).all():
             raise RefigureError(f"{where}: final metric {name} is not finite ({values})")
-
-
-def _mark(stream: bytes) -> str:
-    """Length and hash of a metrics stream."""
-    return f"{len(stream)}:{hashlib.sha256(stream).hexdigest()}"
 
 
 def _write_config(plan: "PlannedRun", folder: Path) -> None:
@@ -286,7 +290,7 @@ class FinishedRun:
         return [json.loads(line) for line in self._content(STREAM).decode().splitlines()]
 
     def verify(self) -> None:
-        """Compare every file with its checksum and read the arrays; parameters that are not there are passed over.
+        """Compare every file with its checksum; parameters that are not there are passed over.
 
         Raises:
             RefigureError: A file is missing or damaged.
@@ -294,8 +298,6 @@ class FinishedRun:
         for name in self.checksums:
             if name != FINAL or (self.folder / name).exists():
                 self._content(name)
-        if "arrays.npz" in self.checksums:
-            _ = self.arrays
 
     def _content(self, name: str) -> bytes:
         content = _read_bytes(self.folder / name)
@@ -305,22 +307,29 @@ class FinishedRun:
 
 
 @contextlib.contextmanager
-def replaced(run: "FinishedRun", target: Path) -> Iterator[None]:
-    """Copy a finished run's files, verified, to a folder; the block, or a copy of `metrics.json`, makes it done.
+def filing(run: "FinishedRun", target: Path) -> Iterator[Path]:
+    """A folder with copies of a finished run's files, verified; at the end they lie in `target`, `metrics.json` last.
 
-    What lies there is no finished run from the first copy on, so whatever interrupts it leaves one that can be made,
-    imported or carried again.
+    Until all copies are written `target` stays as it was. From the first that is moved in it is no finished run, so
+    whatever interrupts that leaves one that can be made, imported or carried again.
 
     Raises:
         RefigureError: A file is damaged, cannot be written, or another process holds the folder.
     """
     run.verify()
-    with atomic.holding(target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic.holding(target),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as part,
+    ):
+        for name in (name for name in run.files if (run.folder / name).exists()):
+            atomic.write_bytes(Path(part) / name, (run.folder / name).read_bytes())
+        yield Path(part)
         for leftover in (DONE, RESUME, *FILES):
             (target / leftover).unlink(missing_ok=True)
-        for name in (name for name in run.files if name != DONE and (run.folder / name).exists()):
-            atomic.write_bytes(target / name, (run.folder / name).read_bytes())
-        yield
+        for name in (name for name in run.files if (Path(part) / name).exists()):  # `metrics.json` is the last
+            (target / name).parent.mkdir(exist_ok=True)
+            os.replace(Path(part) / name, target / name)
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -390,6 +399,10 @@ def read_whole(path: Path, mend: str = MEND) -> dict[str, Any]:
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays as an .npz file, the smallest that NumPy reads; the same arrays give the same bytes."""
+    if (size := sum(np.asanyarray(array).nbytes for array in arrays.values())) > MOST_BYTES:
+        raise RefigureError(
+            f"arrays of {size / 2**30:.1f} GiB are more than a run keeps for figures (2 GiB): keep less"
+        )
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
         for name, array in arrays.items():
@@ -416,9 +429,9 @@ def _read_json(path: Path, mend: str = MEND) -> dict[str, Any]:
 
 def _read_bytes(path: Path, mend: str = MEND) -> bytes:
     try:
-        why = "no file" if path.exists() and not path.is_file() else ""  # a pipe or a device might never end
-        if not why and path.stat().st_size <= MOST_BYTES:
+        if not path.exists() or path.is_file():  # a pipe or a device might never end
             return path.read_bytes()
+        why = "no file"
     except OSError as error:
         why = error.strerror or str(error)
-    raise RefigureError(f"{path} cannot be read ({why or f'more than {MOST_BYTES >> 30} GiB'}): {mend}")
+    raise RefigureError(f"{path} cannot be read ({why}): {mend}")

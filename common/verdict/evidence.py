@@ -68,7 +68,9 @@ class _Runs:
             return None
         if path not in self._finished:
             is_there = (planned.folder / record.DONE).is_file()
-            self._finished[path] = record.read(planned.folder) if is_there else None
+            self._finished[path] = run = record.read(planned.folder) if is_there else None
+            if run is not None:
+                run.verify()
         return self._finished[path]
 
     def evidence(self, claim: Claim, measure: Measure, scale: ScaleName) -> Evidence | None:
