@@ -295,6 +295,7 @@ def unfollowed(sources: Sources, reached: Iterable[Definition]) -> Iterator[tupl
                 "global": any(isinstance(node, ast.Global) for node in nodes),
                 "a decorator of the repository": _names(decorators) & (own | foreign),
                 "an import that receives a name": not bound and own & _names(nodes) and foreign & _names(nodes),
+                "a comprehension that hides its source": any(map(_is_shadowed, nodes)),
                 "a definition that changes another": bound and ({*map(_changed, nodes)} - bound) & (own | foreign),
             }
             yield from (((module.name, min(bound, default="")), pattern) for pattern in patterns if patterns[pattern])
@@ -304,7 +305,6 @@ def unfollowed(sources: Sources, reached: Iterable[Definition]) -> Iterator[tupl
 def test_nothing_that_a_run_reaches_hides_from_the_digest(paper: str) -> None:
     allowed = {
         ("common.run.runtime", "settle"),  # sets the environment
-        ("papers.mplp.released", "read"),  # compares what it reads with a checksum in its own source
         ("papers.mplp.agents", "_tanh_derivative"),  # in no digest, though `_tanh` calls it: changing it moves no key
         ("papers.deq.solvers", "_warn_of_floor"),  # remembers of what it has warned
     }
@@ -325,6 +325,7 @@ def test_nothing_that_a_run_reaches_hides_from_the_digest(paper: str) -> None:
         ("from common import kit\n@kit.enter\ndef f(): pass\n", "a decorator of the repository"),
         ("from common.kit import enter\ndef f(): pass\nenter(f)\n", "an import that receives a name"),
         ("from common.kit import TABLE\ndef f(): pass\nTABLE['f'] = f\n", "an import that receives a name"),
+        ("RATES = [1]\ndef train():\n    return [RATES for RATES in RATES]\n", "a comprehension that hides its source"),
         ("TABLE = {}\ndef enter(key):\n    TABLE[key] = 1\n", "a definition that changes another"),
         ("from common import kit\nRATE = kit.TABLE.pop('rate')\n", "a definition that changes another"),
         ("from importlib import import_module as load\nRATE = load('x')\n", "import_module"),
@@ -368,6 +369,13 @@ def _definitions(manifest: Manifest) -> set[Definition]:
 
 def _names(nodes: Iterable[ast.AST]) -> set[str]:
     return {inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+def _is_shadowed(node: ast.AST) -> bool:
+    """Whether a node is a comprehension that hides its source itself, as `[v for v in v]`."""
+    generators = getattr(node, "generators", [])
+    bound = _bound_names([generator.target for generator in generators])
+    return bool(generators) and bool(_names([generators[0].iter]) & bound)
 
 
 def _changed(node: ast.AST) -> str:
