@@ -15,19 +15,12 @@ def x64() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="package")
-def compile_quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """These tests compile much, often the same again, and compute little."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    before["jax_disable_most_optimizations"] = jax.config.read("jax_disable_most_optimizations")
-    for name, value in {**settings, "jax_disable_most_optimizations": True}.items():
-        jax.config.update(name, value)
+def compile_quickly() -> Iterator[None]:
+    """These tests compile much and compute little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -61,7 +61,8 @@ def _files_of(paper: str, families: Iterable[str]) -> list:
             files[max(names, key=len)].append(file)
     parameters = []
     for name, its_files in files.items():
-        parameters += [pytest.param(name, file, id=file.stem) for file in its_files]
+        for index, file in enumerate(its_files):  # one of each family takes part in `make test`
+            parameters.append(pytest.param(name, file, id=file.stem, marks=[pytest.mark.slow] if index else []))
         if not its_files:
             lacking = f"no file {root}/{paper}/{name}*.npz" if root else f"REFIGURE_GOLDEN is not set ({name})"
             parameters.append(pytest.param(name, None, id=name, marks=pytest.mark.skip(reason=lacking)))

@@ -267,7 +267,7 @@ def test_half_normal_under_abs_is_normal() -> None:
 
 @x64
 @given(arrays.arrays(np.float64, (1, 3), elements=st.floats(-9, 9, allow_subnormal=False).filter(lambda v: v != 0)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_signs_share_all_probability(x: np.ndarray) -> None:
     layer = SignedAbs(classifier(3, 2), (0, 2))
     signs = np.array([(a, 1, c) for a, c in itertools.product((-1, 1), repeat=2)])
