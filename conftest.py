@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import Counter
 
 import hypothesis
 import pytest
@@ -16,6 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # on small arrays more threads than cor
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(data.cache_folder("compiled-by-tests")))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+BUDGET = 40
+"""Seconds of a room's tests in `make test`, on a core of its own and with no program compiled before."""
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -37,3 +41,14 @@ def _out_of_reach(name: str) -> str:
     except RefigureError as error:
         return str(error)
     return ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how long each room's tests took, and which is above its budget of `make test`."""
+    seconds: Counter[str] = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "nodeid", "").startswith("papers/"):
+            seconds[report.nodeid.split("/")[1]] += getattr(report, "duration", 0)
+    shown = (f"{room} {spent:.0f} s{' (above)' if spent > BUDGET else ''}" for room, spent in sorted(seconds.items()))
+    if seconds:
+        terminalreporter.write_line(f"rooms, of {BUDGET} s each: {', '.join(shown)}")
