@@ -138,6 +138,7 @@ claims:
   - id: C-value
     statement: "It ends at zero"
     kind: value
+    class: printed
     headline: true
     source: {where: "Table 1", how: read exactly}
     published: {value: 0.0, error: 0.1, seeds: 3}
@@ -147,6 +148,7 @@ claims:
   - id: C-touched
     statement: "So does momentum"
     kind: shape
+    class: direction
     source: {where: "Fig. 1", how: read off the plot}
     ours: {experiment: main, variant: momentum, metric: square}
     scale: paper

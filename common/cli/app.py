@@ -11,7 +11,6 @@ import typer
 
 from common import atomic
 from common.room import spec
-from common.room.config import to_dict
 
 __all__ = ["app"]
 
@@ -92,7 +91,7 @@ def diff(
     """Published against ours. Exits with 1 when a claim that once matched no longer does."""
     from common.report.gallery import committed_verdicts
     from common.verdict.evidence import evaluate
-    from common.verdict.judge import regressions
+    from common.verdict.judge import regressions, to_records
 
     before: dict[str, str] = {}
     judged, fallen = [], []
@@ -102,7 +101,7 @@ def diff(
         fallen += regressions(now, earlier)
         judged += now
     if as_json:
-        records: list[dict[str, Any]] = to_dict(judged)
+        records = to_records(judged)
         if rev:
             records = [{**record, "before": before.get(f"{record['paper']}/{record['id']}")} for record in records]
         print(json.dumps(records, indent=1))

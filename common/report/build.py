@@ -22,7 +22,7 @@ from common.room.spec import Paper, ScaleName
 from common.run import record
 from common.run.record import FinishedRun
 from common.verdict.evidence import evaluate
-from common.verdict.judge import Judged
+from common.verdict.judge import Judged, to_records
 
 __all__ = ["build"]
 
@@ -49,7 +49,7 @@ def build(paper: str, scale: ScaleName) -> Path:
     judged = evaluate(paper, only=finished)
     read = {run for claim in judged for run in claim.runs}
     plans = [each for each in plans if each.scale == scale or str(each.identity) in read]
-    atomic.write_json(target / "claims.json", to_dict(judged))
+    atomic.write_json(target / "claims.json", to_records(judged))
     atomic.write_text(target / "claims.csv", _claims_csv(judged))
     atomic.write_json(target / "metrics.json", _metrics(shown, judged))
     pictures = {
@@ -57,7 +57,7 @@ def build(paper: str, scale: ScaleName) -> Path:
     }
     page = render(
         "report.html.j2", paper=paper, room=room, scale=scale, plans=plans, runs=finished, judged=judged,
-        drawings=drawings, pictures=pictures,
+        drawings=drawings, pictures=pictures, commands={claim.id: claim.command(paper) for claim in published},
     )  # fmt: skip
     atomic.write_text(target / "index.html", page)
     files = {name: record.sha256_of(target / name) for name in output_names(paper)[:-1]}
@@ -100,13 +100,13 @@ def _draw(
 
 
 def _claims_csv(judged: Sequence[Judged]) -> str:
-    names = ["id", "statement", "headline", "kind", "published", "published_error", "source", "provenance", "ours",
-             "low", "high", "unit", "difference", "n_seeds", "seeds", "scale", "verdict", "reason"]  # fmt: skip
+    names = ["id", "class", "statement", "headline", "kind", "published", "published_error", "source", "provenance",
+             "ours", "low", "high", "unit", "difference", "n_seeds", "seeds", "scale", "verdict", "reason"]  # fmt: skip
     rows = []
     for claim in judged:
         low, high = claim.interval or (None, None)
         seeds = " ".join(f"{seed}:{value:.6g}" for seed, value in claim.seeds.items())
-        rows.append({**claim.__dict__, "low": low, "high": high, "seeds": seeds})
+        rows.append({**claim.__dict__, "class": claim.origin, "low": low, "high": high, "seeds": seeds})
     return str(pd.DataFrame(rows, columns=names, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 

@@ -105,7 +105,7 @@ def published_values(claims: Claims, runs: Runs) -> list[tuple["Claim", float]]:
     return [
         (claim, claim.published.value)
         for claim in claims
-        if claim.kind == "value" and claim.published and claim.ours.experiment in experiments
+        if claim.kind == "value" and claim.published and claim.ours and claim.ours.experiment in experiments
     ]
 
 

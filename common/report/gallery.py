@@ -11,11 +11,10 @@ from typing import Any
 from common import atomic
 from common.errors import RefigureError
 from common.report.inputs import checked_results, output_names
-from common.report.page import measured, number, render
-from common.room import spec
-from common.room.config import build as built
+from common.report.page import render
+from common.room import claims, spec
 from common.run.command import git
-from common.verdict.judge import Judged
+from common.verdict.judge import Judged, from_records
 
 __all__ = ["build", "committed_verdicts"]
 
@@ -41,7 +40,7 @@ def build() -> Path:
             if name.startswith("figures/") or name in ("index.html", "claims.json"):
                 atomic.write_bytes(target / paper / name, (results / paper / name).read_bytes())
     atomic.write_text(target / "index.html", render("gallery.html.j2", entries=entries))
-    _refresh(spec.root() / "README.md", "\n".join(_verdict_rows(entries)))
+    _refresh(spec.root() / "README.md", "\n".join(_summary_rows(entries)))
     return target / "index.html"
 
 
@@ -66,20 +65,39 @@ def _entry(paper: str, source: Path) -> dict[str, Any]:
     if checked_results(paper)["scale"] == "smoke":
         raise RefigureError(f"{source} was built at scale smoke, which is no snapshot: build it at cpu or paper first")
     records = json.loads((source / "claims.json").read_text(encoding="utf-8"))
-    return {"paper": paper, "room": spec.load(paper), "judged": built(list[Judged], records, f"{source}/claims.json")}
+    commands = {claim.id: claim.command(paper) for claim in claims.load(paper)}
+    judged = from_records(records, f"{source}/claims.json")
+    return {"paper": paper, "room": spec.load(paper), "judged": judged, "commands": commands}
 
 
-def _verdict_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """Headline claims of all papers as a Markdown table."""
-    yield "| paper | claim | published | ours (95 % interval) | seeds | verdict |"
-    yield "|---|---|---:|---:|---:|---|"
-    for claim in (claim for entry in entries for claim in entry["judged"] if claim.headline):
-        source = f" ({claim.provenance})" if claim.published is not None else ""
-        ours = f"{measured(claim)} {claim.unit}".strip()
-        yield (
-            f"| {claim.paper} | {claim.statement} | {number(claim.published)}{source} | {ours} | {claim.n_seeds} "
-            f"| {claim.verdict} |"
-        )
+def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each paper as a Markdown table: what was judged of each class, and what was learned."""
+    yield "| paper | numbers it prints | others' numbers | against the authors' code | directions | not run |"
+    yield "|---|---|---|---|---|---:|"
+    for entry in entries:
+        cells = [
+            _tally(entry["judged"], *origins)
+            for origins in (("printed",), ("replication",), ("reference",), ("direction",))
+        ]
+        missing = sum(claim.verdict == "not run" for claim in entry["judged"])
+        yield f"| [{entry['paper']}](papers/{entry['paper']}/README.md) | {' | '.join(cells)} | {missing} |"
+    for entry in entries:
+        if entry["room"].learned:
+            yield ""
+            yield f"**{entry['paper']}**: {entry['room'].learned}"
+
+
+def _tally(judged: list[Judged], origin: str) -> str:
+    """How many claims of a class were judged at the paper's conditions, and what the others gave."""
+    verdicts = [claim.verdict for claim in judged if claim.origin == origin]
+    whole = [verdict for verdict in verdicts if verdict in ("matched", "better", "missed")]
+    counts = {
+        "match": whole.count("matched"), "better": whole.count("better"), "missed": whole.count("missed"),
+        "smaller run: hold": verdicts.count("reduced: holds"), "smaller run: fail": verdicts.count("reduced: fails"),
+        "smaller run: shown": verdicts.count("reduced: shown"),
+    }  # fmt: skip
+    words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f"**{len(whole)} of {len(verdicts)}** judged{f': {words}' if words else ''}" if verdicts else "–"
 
 
 def _refresh(readme: Path, table: str) -> None:

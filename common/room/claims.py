@@ -1,17 +1,21 @@
 """What a paper claims: `papers/<paper>/claims.yaml` as checked dataclasses. Verdicts are given in `common.verdict`."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from common.errors import RefigureError
 from common.room import spec
 from common.room.config import build, read_yaml
 from common.room.spec import ScaleName
 
-__all__ = ["Bound", "Claim", "Kind", "Measure", "Published", "Source", "Tolerance", "load"]
+__all__ = ["Bound", "Claim", "Class", "Kind", "Measure", "Published", "Source", "Tolerance", "load"]
 
 Kind = Literal["value", "order", "shape", "identity"]
+Class = Literal["printed", "replication", "reference", "direction", "beyond", "check"]
+"""Whose the published side is: a number or an order that the paper, its supplement or its authors' talk prints; one that
+others published; one measured with the authors' code; what the paper says in words; ours alone; what theory demands."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,15 @@ class Claim:
     """In words."""
     kind: Kind
     """`value` a number; `order` ours above or below another; `shape` a property; `identity` what theory demands."""
+    origin: Class
+    """Its class, `class` in the document."""
     source: Source
     """Where it stands."""
-    ours: Measure
+    ours: Measure | None = None
     """What measures it."""
-    scale: ScaleName
+    needs: str = ""
+    """Of a claim that nothing here measures: what measuring it would take."""
+    scale: ScaleName = "paper"
     """The scale with the paper's conditions."""
     unit: str = ""
     """Unit of the metric."""
@@ -112,17 +120,25 @@ class Claim:
     """Of a shape claim: what must hold."""
 
     def __post_init__(self) -> None:
+        if (self.ours is None) is not bool(self.needs):
+            raise ValueError("give 'ours', or 'needs': what measuring it would take")
         needed = {"order": ("against",), "shape": ("bound",)}.get(self.kind, ("published", "tolerance"))
-        for name in needed:
+        for name in needed if self.ours else ("published",) if self.kind == "value" else ():
             if getattr(self, name) is None:
                 raise ValueError(f"a claim of kind {self.kind} needs {name!r}")
         if self.kind == "order" and self.better == "neither":
             raise ValueError("a claim of kind order needs 'better': lower or higher")
 
+    def command(self, paper: str) -> str:
+        """What trains the runs that measure it; empty where nothing does."""
+        start, end = f"python -m papers.{paper}", f"--scale {self.scale}"
+        words = [f"{start} --experiment {each.experiment} --variant {each.variant} {end}" for each in self.measures]
+        return "; ".join(dict.fromkeys(words))
+
     @property
     def measures(self) -> tuple[Measure, ...]:
         """What it compares: ours, and of an order the other side."""
-        return (self.ours, *([self.against] if self.against else []))
+        return tuple(filter(None, (self.ours, self.against)))
 
 
 @spec.once
@@ -138,9 +154,9 @@ def load(paper: str) -> list[Claim]:
     if not isinstance(entries, list) or set(document) != {"claims"}:
         raise RefigureError(f"{where}: expected one key 'claims' with a list")
     claims: dict[str, Claim] = {}
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(itertools.chain.from_iterable(_members(each, where) for each in entries)):
         name = entry.get("id", number) if isinstance(entry, Mapping) else number
-        claim: Claim = build(Claim, entry, f"{where}: {name}")
+        claim = _claim(entry, f"{where}: {name}")
         place = f"{where}: {claim.id}"
         if claim.id in claims:
             raise RefigureError(f"{place}: the id stands there twice")
@@ -155,3 +171,37 @@ def load(paper: str) -> list[Claim]:
                 )
         claims[claim.id] = claim
     return list(claims.values())
+
+
+def _members(entry: Any, where: str) -> Iterator[Any]:
+    """The claims of an entry: itself, or with `each` one for every choice of the values that its names may have."""
+    if not isinstance(entry, Mapping) or "each" not in entry:
+        yield entry
+        return
+    each = build(dict[str, list[str | int]], entry["each"], f"{where}: {entry.get('id')}.each")
+    for choice in itertools.product(*each.values()):
+        values = {f"{{{name}}}": str(value) for name, value in zip(each, choice, strict=True)}
+        yield {key: _filled(part, values) for key, part in entry.items() if key != "each"}
+
+
+def _filled(part: Any, values: Mapping[str, str]) -> Any:
+    """Plain data with values in place of their names in all texts."""
+    if isinstance(part, str):
+        for name, value in values.items():
+            part = part.replace(name, value)
+    elif isinstance(part, Mapping):
+        return {key: _filled(inner, values) for key, inner in part.items()}
+    elif isinstance(part, list):
+        return [_filled(inner, values) for inner in part]
+    return part
+
+
+def _claim(entry: Any, where: str) -> Claim:
+    """The claim that an entry describes; `class`, which is no name in Python, is its origin."""
+    if isinstance(entry, Mapping) and "origin" not in entry:
+        entry = {"origin" if key == "class" else key: part for key, part in entry.items()}
+    try:
+        claim: Claim = build(Claim, entry, where)
+    except RefigureError as fault:
+        raise RefigureError(str(fault).replace(".origin:", ".class:").replace("'origin'", "'class'")) from None
+    return claim

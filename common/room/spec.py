@@ -167,6 +167,8 @@ class Paper:
     """By name."""
     figures: dict[str, Figure]
     """By name; the name is the file's."""
+    learned: str = ""
+    """What was learned, in a sentence or two, for the first page."""
     arxiv: str = ""
     """arXiv number."""
     code: str = ""

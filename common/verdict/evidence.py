@@ -26,6 +26,8 @@ def evaluate(paper: str, only: Collection[Path] | None = None) -> list[Judged]:
 
 
 def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
+    if claim.ours is None:
+        return not_run(paper, claim, f"needs {claim.needs}")
     scales: list[ScaleName] = [claim.scale, *(scale for scale in reversed(SCALES) if scale != claim.scale)]
     for scale in scales:
         ours, *others = (runs.evidence(claim, measure, scale) for measure in claim.measures)

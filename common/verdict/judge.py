@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.room.claims import Claim, Kind, Tolerance
+from common.room.claims import Claim, Class, Kind, Tolerance
+from common.room.config import build, to_dict
 from common.room.spec import ScaleName
 from common.verdict.statistics import compare, mean_interval, prediction_margin
 
-__all__ = ["GOOD", "Evidence", "Judged", "Verdict", "judge", "not_run", "regressions"]
+__all__ = ["Evidence", "Judged", "Verdict", "from_records", "judge", "not_run", "regressions", "to_records"]
 
 Verdict = Literal["matched", "better", "missed", "reduced: holds", "reduced: fails", "reduced: shown", "not run"]
 GOOD: tuple[Verdict, ...] = ("matched", "better", "reduced: holds")
@@ -48,6 +49,8 @@ class Judged:
     paper: str
     statement: str
     headline: bool
+    origin: Class
+    """`class` in records."""
     kind: Kind
     published: float | None
     published_error: float | None
@@ -85,7 +88,8 @@ def not_run(paper: str, claim: Claim, reason: str) -> Judged:
     """A claim that no run measures yet."""
     published = claim.published
     return Judged(
-        paper=paper, id=claim.id, statement=claim.statement, headline=claim.headline, kind=claim.kind, unit=claim.unit,
+        paper=paper, id=claim.id, statement=claim.statement, headline=claim.headline, origin=claim.origin,
+        kind=claim.kind, unit=claim.unit,
         published=published.value if published else None, published_error=published.error if published else None,
         source=claim.source.where, provenance=claim.source.how, ours=None, interval=None, seeds={}, n_seeds=0,
         difference=None, verdict="not run", reason=reason, scale=None,
@@ -171,6 +175,18 @@ def _read_order(claim: Claim, values: Sequence[float], against: Sequence[float])
     if claim.published and gap.interval and not gap.interval[0] <= claim.published.value <= gap.interval[1]:
         reason += "; the order is compared, not its size: the published gap lies outside of our interval"
     return _Reading(low > claim.margin and gap.p_value <= ALPHA, gap.difference, gap.interval, reason)
+
+
+def to_records(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Judged claims as plain data."""
+    return [{"class" if name == "origin" else name: part for name, part in to_dict(each).items()} for each in judged]
+
+
+def from_records(records: Sequence[Mapping[str, Any]], where: str) -> list[Judged]:
+    """What `to_records` gave."""
+    renamed = [{"origin" if name == "class" else name: part for name, part in each.items()} for each in records]
+    judged: list[Judged] = build(list[Judged], renamed, where)
+    return judged
 
 
 def regressions(now: Sequence[Judged], before: Sequence[Mapping[str, Any]]) -> list[tuple[Judged, str]]:

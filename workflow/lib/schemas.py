@@ -39,6 +39,14 @@ def texts() -> dict[str, str]:
 
 def _schema(name: str, kind: type) -> str:
     schema = TypeAdapter(kind).json_schema()
+    if claim := schema["$defs"].get("Claim"):  # as a document writes it
+        claim["properties"]["class"] = claim["properties"].pop("origin")
+        claim["required"] = ["class" if name == "origin" else name for name in claim["required"]]
+        choices = {"type": "array", "items": {"type": ["string", "integer"]}}
+        claim["properties"]["each"] = {
+            "description": "Names and the values that each of them takes: a claim for every choice.",
+            "type": "object", "additionalProperties": choices,
+        }  # fmt: skip
     head = {"$schema": GenerateJsonSchema.schema_dialect, "title": f"papers/<paper>/{name}.yaml"}
     return json.dumps({**head, **_untitled(schema), **head}, indent=1) + "\n"
 
