@@ -16,13 +16,15 @@ from common import atomic
 from common.errors import RefigureError
 from common.room.claims import Claim, load
 from common.room.config import build
+from common.room.spec import forget
 from common.run import record
 from common.verdict.evidence import evaluate
-from common.verdict.judge import Evidence, Judged, Verdict, judge, regressions
+from common.verdict.judge import Evidence, Judged, Verdict, from_records, judge, regressions, to_records
 
 BASE = {
     "id": "C",
     "statement": "s",
+    "origin": "printed",
     "source": {"where": "Table 1", "how": "read exactly"},
     "ours": {"experiment": "main", "variant": "plain", "metric": "x"},
     "scale": "paper",
@@ -310,3 +312,62 @@ def test_only_a_fall_is_a_regression() -> None:
     assert regressions([sample], []) == []
     smaller = dataclasses.replace(sample, verdict="reduced: fails", scale="smoke")
     assert regressions([smaller], [{"id": "C", "verdict": "matched", "scale": "paper"}]) == []
+
+
+def test_a_class_is_named_as_the_document_names_it(toy: Toy) -> None:
+    assert [each.origin for each in load("toy_paper")] == ["printed", "direction"]
+    toy.edit("papers/toy_paper/claims.yaml", "class: printed", "class: prnted")
+    with pytest.raises(RefigureError, match=r"C-value\.class: 'prnted' is not one .* did you mean 'printed'"):
+        load("toy_paper")
+    toy.edit("papers/toy_paper/claims.yaml", "    class: prnted\n", "")
+    with pytest.raises(RefigureError, match="C-value: key 'class' is missing"):
+        load("toy_paper")
+
+
+FAMILY = """
+  - id: F-{variant}-{step}
+    each: {variant: [plain, momentum], step: [1, 2]}
+    class: direction
+    statement: "{variant} falls by step {step}"
+    kind: shape
+    source: {where: "Fig. {step}", how: unverified}
+    ours: {experiment: main, variant: "{variant}", metric: x}
+    bound: {condition: "<", value: 1.0, why: "w"}
+  - id: U
+    class: printed
+    statement: "on a planet"
+    kind: value
+    source: {where: "Table 9", how: read exactly}
+    published: {value: 3.0}
+    needs: "an experiment on a planet, about 3 h of one GPU"
+"""
+
+
+def test_families_and_claims_that_nothing_measures(toy: Toy) -> None:
+    path = toy.root / "papers/toy_paper/claims.yaml"
+    path.write_text(path.read_text() + FAMILY)
+    *_, a, b, c, d, unmeasured = load("toy_paper")
+    assert [each.id for each in (a, b, c, d)] == ["F-plain-1", "F-plain-2", "F-momentum-1", "F-momentum-2"]
+    assert (d.statement, d.ours.variant, d.source.where) == ("momentum falls by step 2", "momentum", "Fig. 2")
+    assert d.command("toy_paper").endswith("--experiment main --variant momentum --scale paper")
+    assert unmeasured.command("toy_paper") == ""
+    judged = evaluate("toy_paper")[-1]
+    assert (judged.verdict, judged.published) == ("not run", 3.0)
+    assert judged.reason == "needs an experiment on a planet, about 3 h of one GPU"
+    for old, new in (
+        ('    needs: "an', '    ours: {experiment: main, variant: plain, metric: x}\n    needs: "an'),
+        ("    needs:", "    #"),
+    ):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        forget()
+        with pytest.raises(RefigureError, match="U: give 'ours', or 'needs'"):
+            load("toy_paper")
+        path.write_text(text)
+
+
+def test_records_come_back(toy: Toy) -> None:
+    judged = evaluate("toy_paper")
+    records = to_records(judged)
+    assert records[0]["class"] == "printed"
+    assert from_records(json.loads(json.dumps(records)), "claims.json") == judged

@@ -20,8 +20,8 @@ from common.room import spec
 from common.run import record
 
 FIELDS = [
-    "id", "paper", "statement", "headline", "kind", "published", "published_error", "source", "provenance", "ours",
-    "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "carried", "runs",
+    "id", "paper", "statement", "headline", "class", "kind", "published", "published_error", "source", "provenance",
+    "ours", "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "carried", "runs",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ __all__ = ["Bound", "Claim", "Class", "Kind", "Measure", "Published", "Source", 
 
 Kind = Literal["value", "order", "shape", "identity"]
 Class = Literal["printed", "replication", "reference", "direction", "beyond", "check"]
-"""Whose the published side is: a number or an order that the paper, its supplement or its authors' talk prints; one that
+"""Whose the published side is: a number or an order that the paper (its supplement, its authors' talk) prints; one that
 others published; one measured with the authors' code; what the paper says in words; ours alone; what theory demands."""
 
 
