@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -42,6 +42,7 @@ def _data_sets(incomplete: str) -> list[str]:
 Paper = Annotated[str, typer.Argument(help="Name of a paper.", autocompletion=_papers)]
 Papers = Annotated[list[str] | None, typer.Argument(help="Papers; all when left out.", autocompletion=_papers)]
 Scale = Annotated[str, typer.Option(help=f"{', '.join(spec.SCALES)}.", autocompletion=lambda: list(spec.SCALES))]
+Format = Literal["table", "md", "csv", "json"]
 Names = Annotated[list[str], typer.Argument(help="Data sets.", autocompletion=_data_sets)]
 
 
@@ -85,7 +86,8 @@ def status(paper: Paper) -> None:
 @app.command()
 def diff(
     paper: Annotated[str | None, typer.Argument(help="A paper; all when left out.", autocompletion=_papers)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON list of claims on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    form: Annotated[Format, typer.Option("--format", help="table, md, csv, or json: a list of claims.")] = "table",
     rev: Annotated[str | None, typer.Option(help="Compare with the verdicts committed at this git revision.")] = None,
 ) -> None:
     """Published against ours. Exits with 1 when a claim that once matched no longer does."""
@@ -100,11 +102,19 @@ def diff(
         before |= {f"{name}/{entry['id']}": entry["verdict"] for entry in earlier}
         fallen += regressions(now, earlier)
         judged += now
-    if as_json:
+    if as_json or form == "json":
         records = to_records(judged)
         if rev:
             records = [{**record, "before": before.get(f"{record['paper']}/{record['id']}")} for record in records]
         print(json.dumps(records, indent=1))
+    elif form == "csv":
+        from common.report.page import claims_csv
+
+        print(claims_csv(judged), end="")
+    elif form == "md":
+        from common.report.page import claims_markdown
+
+        _say(claims_markdown(judged))
     else:
         _print_claims(judged, before, rev)
     for claim, verdict in fallen:
@@ -114,20 +124,23 @@ def diff(
 
 
 def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) -> None:
-    """The table of judged claims, with their verdicts at a revision."""
+    """The tables of judged claims by class, with their verdicts at a revision."""
     from rich.text import Text
 
-    from common.report.page import measured, number
+    from common.report.page import CLASSES, measured, number
 
-    rows = []
-    for claim in judged:
-        colour, earlier = COLOURS[claim.verdict], before.get(f"{claim.paper}/{claim.id}", "–")
-        published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
-        numbers = [claim.id, published, measured(claim), str(claim.n_seeds), number(claim.difference)]
-        verdict = Text(claim.verdict, colour).append(", carried" if claim.carried else "", "default")
-        rows.append([*numbers, *([earlier] if rev else []), verdict, claim.reason])
     names = ["claim", "published", "ours", "seeds", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
-    _table(*names, rows=rows, right=["published", "seeds", "difference"])
+    for origin, title in CLASSES.items():
+        rows = []
+        for claim in (claim for claim in judged if claim.origin == origin):
+            colour, earlier = COLOURS[claim.verdict], before.get(f"{claim.paper}/{claim.id}", "–")
+            published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
+            numbers = [claim.id, published, measured(claim), str(claim.n_seeds), number(claim.difference)]
+            verdict = Text(claim.verdict, colour).append(", carried" if claim.carried else "", "default")
+            rows.append([*numbers, *([earlier] if rev else []), verdict, claim.reason])
+        if rows:
+            typer.secho(f"\n{title}: {len(rows)}", bold=True)
+            _table(*names, rows=rows, right=["published", "seeds", "difference"])
 
 
 @app.command()

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from common import atomic
 from common.errors import RefigureError
 from common.report import theme
 from common.report.inputs import PROVENANCE, digest_of, inputs_of, output_names, runs_of
-from common.report.page import render
+from common.report.page import claims_csv, render
 from common.room import claims, spec
 from common.room import plan as planning
 from common.room.claims import Claim
@@ -50,7 +48,7 @@ def build(paper: str, scale: ScaleName) -> Path:
     read = {run for claim in judged for run in claim.runs}
     plans = [each for each in plans if each.scale == scale or str(each.identity) in read]
     atomic.write_json(target / "claims.json", to_records(judged))
-    atomic.write_text(target / "claims.csv", _claims_csv(judged))
+    atomic.write_text(target / "claims.csv", claims_csv(judged))
     atomic.write_json(target / "metrics.json", _metrics(shown, judged))
     pictures = {
         name: base64.b64encode((target / "figures" / f"{name}.png").read_bytes()).decode() for name in room.figures
@@ -97,17 +95,6 @@ def _draw(
     drawing: theme.Drawing = function([run for run in finished if run.identity.experiment in shown], published)
     theme.save(drawing, target / "figures" / name)
     return drawing
-
-
-def _claims_csv(judged: Sequence[Judged]) -> str:
-    names = ["id", "class", "statement", "headline", "kind", "published", "published_error", "source", "provenance",
-             "ours", "low", "high", "unit", "difference", "n_seeds", "seeds", "scale", "verdict", "reason"]  # fmt: skip
-    rows = []
-    for claim in judged:
-        low, high = claim.interval or (None, None)
-        seeds = " ".join(f"{seed}:{value:.6g}" for seed, value in claim.seeds.items())
-        rows.append({**claim.__dict__, "class": claim.origin, "low": low, "high": high, "seeds": seeds})
-    return str(pd.DataFrame(rows, columns=names, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _metrics(finished: Sequence[FinishedRun], judged: Sequence[Judged]) -> dict[str, float]:

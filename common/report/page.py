@@ -1,11 +1,19 @@
 """Pages from templates: self-contained HTML, no script, no network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from common.room.claims import Class
 from common.verdict.judge import Judged
 
-__all__ = ["measured", "number", "positions", "render"]
+__all__ = ["CLASSES", "claims_csv", "claims_markdown", "measured", "number", "positions", "render"]
+
+CLASSES: dict[Class, str] = {
+    "printed": "Printed in the paper", "replication": "Published by others",
+    "reference": "Measured with the authors' code", "direction": "Said by the paper in words",
+    "beyond": "Beyond the paper", "check": "Demanded by theory",
+}  # fmt: skip
+"""Classes of claims in words, in the order of tables."""
 
 
 def render(template: str, **values: Any) -> str:
@@ -18,7 +26,7 @@ def render(template: str, **values: Any) -> str:
     )  # fmt: skip
     environment.filters["number"] = number
     environment.filters["slug"] = lambda text: text.replace(": ", "-").replace(" ", "-")
-    environment.globals["positions"] = positions
+    environment.globals |= {"positions": positions, "classes": CLASSES}
     return environment.get_template(template).render(**values) + "\n"
 
 
@@ -45,3 +53,28 @@ def positions(claim: Judged, width: float, margin: float) -> Callable[[float], f
     low, high = min(shown), max(shown)
     span = high - low or abs(high) * 1e-3 or 1.0
     return lambda value: round(margin + (value - low) / span * (width - 2 * margin), 1)
+
+
+def claims_csv(judged: Sequence[Judged]) -> str:
+    """Judged claims as CSV, a line each."""
+    import pandas as pd
+
+    names = ["id", "class", "statement", "headline", "kind", "published", "published_error", "source", "provenance",
+             "ours", "low", "high", "unit", "difference", "n_seeds", "seeds", "scale", "verdict", "reason"]  # fmt: skip
+    rows = []
+    for claim in judged:
+        low, high = claim.interval or (None, None)
+        seeds = " ".join(f"{seed}:{value:.6g}" for seed, value in claim.seeds.items())
+        rows.append({**claim.__dict__, "class": claim.origin, "low": low, "high": high, "seeds": seeds})
+    return str(pd.DataFrame(rows, columns=names, dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def claims_markdown(judged: Sequence[Judged]) -> Iterator[str]:
+    """Judged claims as a Markdown table."""
+    yield "| paper | claim | class | published | ours | seeds | verdict |"
+    yield "|---|---|---|---:|---:|---:|---|"
+    for claim in judged:
+        ours, published = f"{measured(claim)} {claim.unit}".strip(), number(claim.published)
+        statement = claim.statement.replace("|", "\\|")
+        cells = [claim.paper, statement, claim.origin, published, ours, str(claim.n_seeds), claim.verdict]
+        yield f"| {' | '.join(cells)} |"

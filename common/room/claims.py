@@ -10,7 +10,7 @@ from common.room import spec
 from common.room.config import build, read_yaml
 from common.room.spec import ScaleName
 
-__all__ = ["Bound", "Claim", "Class", "Kind", "Measure", "Published", "Source", "Tolerance", "load"]
+__all__ = ["Bound", "Claim", "Class", "Kind", "Measure", "Published", "Source", "Tolerance", "load", "parse"]
 
 Kind = Literal["value", "order", "shape", "identity"]
 Class = Literal["printed", "replication", "reference", "direction", "beyond", "check"]
@@ -149,14 +149,8 @@ def load(paper: str) -> list[Claim]:
         RefigureError: A fault in `claims.yaml`, or a claim that names what does not exist.
     """
     experiments, where = spec.load(paper).experiments, f"papers/{paper}/claims.yaml"
-    document = read_yaml(spec.root() / where, where)
-    entries = document.get("claims") if isinstance(document, Mapping) else None
-    if not isinstance(entries, list) or set(document) != {"claims"}:
-        raise RefigureError(f"{where}: expected one key 'claims' with a list")
     claims: dict[str, Claim] = {}
-    for number, entry in enumerate(itertools.chain.from_iterable(_members(each, where) for each in entries)):
-        name = entry.get("id", number) if isinstance(entry, Mapping) else number
-        claim = _claim(entry, f"{where}: {name}")
+    for claim in parse(read_yaml(spec.root() / where, where), where):
         place = f"{where}: {claim.id}"
         if claim.id in claims:
             raise RefigureError(f"{place}: the id stands there twice")
@@ -171,6 +165,16 @@ def load(paper: str) -> list[Claim]:
                 )
         claims[claim.id] = claim
     return list(claims.values())
+
+
+def parse(document: Any, where: str) -> Iterator[Claim]:
+    """The claims that a document describes, each checked by itself."""
+    entries = document.get("claims") if isinstance(document, Mapping) else None
+    if not isinstance(entries, list) or set(document) != {"claims"}:
+        raise RefigureError(f"{where}: expected one key 'claims' with a list")
+    for number, entry in enumerate(itertools.chain.from_iterable(_members(each, where) for each in entries)):
+        name = entry.get("id", number) if isinstance(entry, Mapping) else number
+        yield _claim(entry, f"{where}: {name}")
 
 
 def _members(entry: Any, where: str) -> Iterator[Any]:
