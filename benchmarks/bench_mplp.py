@@ -79,20 +79,20 @@ def main() -> None:
     from common.run.runtime import settle
 
     settle(1)
-    from papers.mplp.released import FILES
+    from papers.mplp.released import TRAINED
 
     for name, kind, steps, reference in (
         ("meta-step, sinusoids", "sinusoid", 5, 0.539),
         ("meta-step, learned network", "maml", 20, 0.097),
     ):
-        seconds = meta_step(FILES[kind][2], steps, options.repeats)
+        seconds = meta_step(TRAINED[kind], steps, options.repeats)
         speed = f"{name}: {1e3 * seconds:.0f} CPU-ms, {1 / seconds:.1f} a CPU second"
         print(f"{speed}; {reference / seconds:.1f} times the official code", flush=True)
     for name, kind, count, reference in (
         ("lifetime, sinusoid", "sinusoid", 40, 70),
         ("lifetime, MNIST", "mnist", 2, 1100),
     ):
-        seconds = lifetime(FILES[kind][2], count, options.repeats)
+        seconds = lifetime(TRAINED[kind], count, options.repeats)
         speed = f"{name}: {1e3 * seconds:.1f} CPU-ms, {1 / seconds:.1f} a CPU second"
         print(f"{speed}; one by one the official code takes {reference} ms of wall time", flush=True)
 
