@@ -236,7 +236,7 @@ def images(runs: Runs, claims: Claims) -> Drawing:
     left.set(ylabel="test accuracy, %", ylim=(0, 100))
     right.set(xlabel="steps", ylabel="accuracy while training, %")
     right.legend(fontsize=8)
-    note = "Open diamonds: published, and as others report it. Dots: seeds. Right: means of 100 steps."
+    note = "Open diamonds: published. Dots: seeds. Right: means of 100 steps."
     return drawing(figure, rows, by_variant(runs).values(), note)
 
 
