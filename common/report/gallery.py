@@ -89,15 +89,19 @@ def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 def _tally(judged: list[Judged], origin: str) -> str:
     """How many claims of a class were judged at the paper's conditions, and what the others gave."""
-    verdicts = [claim.verdict for claim in judged if claim.origin == origin]
-    whole = [verdict for verdict in verdicts if verdict in ("matched", "better", "missed")]
-    counts = {
-        "match": whole.count("matched"), "better": whole.count("better"), "missed": whole.count("missed"),
-        "smaller run: hold": verdicts.count("reduced: holds"), "smaller run: fail": verdicts.count("reduced: fails"),
-        "smaller run: shown": verdicts.count("reduced: shown"),
-    }  # fmt: skip
-    words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return f"**{len(whole)} of {len(verdicts)}** judged{f': {words}' if words else ''}" if verdicts else "–"
+    verdicts: list[str] = [claim.verdict for claim in judged if claim.origin == origin]
+    if not verdicts:
+        return "–"
+    judged_as = {"matched": "match", "better": "better", "missed": "missed"}
+    smaller = {"reduced: holds": "hold", "reduced: fails": "fail", "reduced: shown": "shown"}
+    parts = [f"**{sum(map(verdicts.count, judged_as))} of {len(verdicts)}** judged", _counted(verdicts, judged_as)]
+    less = _counted(verdicts, smaller)
+    return ": ".join(filter(None, parts)) + (f"; smaller runs: {less}" if less else "")
+
+
+def _counted(verdicts: list[str], words: dict[str, str]) -> str:
+    """How often each verdict was given, in words."""
+    return ", ".join(f"{verdicts.count(verdict)} {word}" for verdict, word in words.items() if verdict in verdicts)
 
 
 def _refresh(readme: Path, table: str) -> None:
