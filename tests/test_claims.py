@@ -19,7 +19,17 @@ from common.room.config import build
 from common.room.spec import forget
 from common.run import record
 from common.verdict.evidence import evaluate
-from common.verdict.judge import Evidence, Judged, Verdict, from_records, judge, regressions, to_records
+from common.verdict.judge import (
+    Evidence,
+    Judged,
+    Verdict,
+    from_records,
+    judge,
+    regressions,
+    to_records,
+    tone,
+    with_q_values,
+)  # fmt: skip
 
 BASE = {
     "id": "C",
@@ -33,7 +43,7 @@ BASE = {
 TOLERANCE = {"absolute": 0.1, "why": "w"}
 VALUE = {
     "kind": "value",
-    "published": {"value": 1.0, "error": 0.2, "seeds": 5},
+    "published": {"value": 1.0, "error": 0.01, "seeds": 5},
     "better": "lower",
     "tolerance": TOLERANCE,
 }
@@ -61,28 +71,36 @@ def published(value: float, seeds: int | None) -> dict[str, Any]:
     return {"value": value, "seeds": seeds}
 
 
+NEAR, FAR, BELOW = [1.01, 0.99, 1.0], [1.29, 1.3, 1.31], [0.69, 0.7, 0.71]
+HALF = {"relative": 0.5, "why": "w"}
+FACTOR = {"tolerance": {"relative": 1.0, "why": "within a factor of two"}, "log": True}
+SPREAD = {"tolerance": {"spread": True, "why": "w"}}
+
+
 @pytest.mark.parametrize(
     ("ours", "changes", "expected"),
     [
-        ([1.05, 0.95, 1.02], {}, "matched"),
-        ([1.25] * 3, {"tolerance": {"absolute": 0.25, "why": "w"}}, "matched"),  # at the edge
-        ([1.2, 1.3, 1.1], {}, "missed"),
-        ([0.7, 0.8, 0.6], {}, "better"),
-        ([1.2, 1.3, 1.1], {"better": "higher"}, "better"),
-        ([0.7, 0.8, 0.6], {"better": "higher"}, "missed"),
-        ([0.7, 0.8, 0.6], {"better": "neither"}, "missed"),
-        ([1.2, 1.3, 1.1], {"better": "neither"}, "missed"),
-        ([1.2, 1.3, 1.1], {"tolerance": {"relative": 0.25, "why": "w"}}, "matched"),
-        ([-1.2, -1.3, -1.1], {"tolerance": {"relative": 0.25, "why": "w"}, "published": published(-1.0, 3)}, "matched"),
-        ([0.9, 1.3, 1.7], {"tolerance": {"spread": True, "why": "w"}}, "matched"),
-        ([1.29, 1.3, 1.31], {"tolerance": {"spread": True, "why": "w"}}, "missed"),
-        ([1.0, 1.0], {}, "reduced: shown"),  # two seeds, three are needed
-        ([1.0], {}, "reduced: shown"),
-        ([9.0], {}, "reduced: shown"),
-        ([1.0], {"published": published(1.0, None)}, "reduced: shown"),
-        ([1.0], {"published": published(1.0, 1)}, "matched"),  # the paper had one
-        ([1.0, 1.0], {"published": published(1.0, 2)}, "matched"),
-        ([1.0], {"published": published(1.0, 2)}, "reduced: shown"),
+        (NEAR, {}, "agrees"),
+        (FAR, {}, "differs"),
+        (BELOW, {}, "differs, better"),
+        (FAR, {"better": "higher"}, "differs, better"),
+        (BELOW, {"better": "higher"}, "differs"),
+        (BELOW, {"better": "neither"}, "differs"),
+        ([0.5, 1.0, 1.5], {}, "undecided"),  # too wide for the margin, and not apart
+        ([1.05, 1.06, 1.07], {"tolerance": {"absolute": 0.07, "why": "w"}}, "undecided"),  # apart, at the margin
+        (FAR, {"tolerance": HALF}, "agrees"),
+        ([-1.31, -1.3, -1.29], {"tolerance": HALF, "published": published(-1.0, 3)}, "agrees"),
+        ([0.9, 1.3, 1.7], SPREAD, "compatible"),
+        (FAR, SPREAD, "differs"),
+        ([1.0, 1.0], {}, "undecided"),  # two seeds, three are needed
+        ([1.0], {"published": published(1.0, 1)}, "undecided"),  # one run on each side
+        ([1.0, 1.001], {"published": published(1.0, 2)}, "agrees"),  # as many as the paper had
+        (NEAR, {"published": published(1.0, 1)}, "agrees"),  # a single run, taken to scatter as ours
+        ([1.3, 1.5, 1.7], {"published": published(1.0, 1)}, "undecided"),
+        ([1.5e-6, 1.4e-6, 1.6e-6], {**FACTOR, "published": published(1e-6, None)}, "agrees"),
+        ([4e-8, 5e-8, 4.5e-8], {**FACTOR, "published": published(1e-6, None)}, "differs, better"),
+        ([1.05], {"exact": True}, "agrees"),
+        ([1.2], {"exact": True}, "differs"),
     ],
 )
 def test_values(ours: list[float], changes: dict[str, Any], expected: str) -> None:
@@ -92,35 +110,40 @@ def test_values(ours: list[float], changes: dict[str, Any], expected: str) -> No
 @pytest.mark.parametrize(
     ("ours", "other", "changes", "expected"),
     [
-        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {}, "matched"),  # three and three, wholly apart
-        ([1.0, 1.1, 0.9, 1.0, 1.05], [2.0, 2.1, 1.9, 2.0, 2.05], {}, "matched"),
-        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], {}, "missed"),
-        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], {"better": "higher"}, "matched"),
-        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"better": "higher"}, "missed"),
-        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], {}, "missed"),  # a gap that is noise
-        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 0.5}, "matched"),
-        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 1.5}, "missed"),
-        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], {}, "missed"),
-        ([1.0, 1.0, 1.0], [2.0], {}, "reduced: shown"),  # one side has too few seeds for a test
-        ([2.0], [1.0], {}, "reduced: shown"),
-        ([1.0, 1.1], [2.0, 2.1], {}, "reduced: shown"),
-        ([1.0], [2.0], {"published": published(0.5, 1)}, "reduced: shown"),
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {}, "same direction"),
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], {}, "opposite"),
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], {"better": "higher"}, "same direction"),
+        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], {}, "undecided"),  # a gap that is noise
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 0.5}, "same direction"),
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 1.0}, "undecided"),
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 1.5}, "opposite"),  # it is smaller than what counts
+        (NEAR, NEAR, {"margin": -0.1}, "same direction"),  # not behind by more than the margin
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], {}, "undecided"),
+        ([1.0, 1.0, 1.0], [2.0], {}, "undecided"),
+        ([1.0, 1.1], [2.0, 2.1], {}, "undecided"),
+        ([1.0], [2.0], {"exact": True}, "same direction"),
+        ([1e-6, 2e-6, 3e-6], [1e-3, 0.1, 1.0], {}, "undecided"),
+        ([1e-6, 2e-6, 3e-6], [1e-3, 0.1, 1.0], {"log": True}, "same direction"),
+        ([1e-3, 2e-3, 1.5e-3], [1e-3, 2e-3, 1.5e-3], {"log": True, "margin": -2.0}, "same direction"),
     ],
 )
 def test_orders(ours: list[float], other: list[float], changes: dict[str, Any], expected: str) -> None:
     assert verdict(ORDER, ours, other, **changes) == expected
 
 
+def test_a_logarithm_needs_positive_numbers() -> None:
+    with pytest.raises(RefigureError, match="C is compared on logarithms, but a run has 0: leave out `log`"):
+        verdict(ORDER, [0.0, 1.0, 2.0], [1.0, 2.0, 3.0], log=True)
+
+
 @pytest.mark.parametrize(
     ("ours", "condition", "expected"),
     [
-        ([0.5, 0.6, 0.9], "<", "matched"),
-        ([0.5, 0.6, 1.0], "<", "missed"),  # every seed must
-        ([0.5, 0.6, 1.0], "<=", "matched"),
-        ([1.5, 1.6, 1.0], ">", "missed"),
-        ([1.5, 1.6, 1.0], ">=", "matched"),
-        ([0.5, 0.6], "<", "reduced: holds"),
-        ([0.5, 1.6], "<", "reduced: fails"),
+        ([0.5, 0.6, 0.9], "<", "holds"),
+        ([0.5, 0.6, 1.0], "<", "fails"),  # every seed must
+        ([0.5, 0.6, 1.0], "<=", "holds"),
+        ([1.5, 1.6, 1.0], ">", "fails"),
+        ([1.5, 1.6, 1.0], ">=", "holds"),
     ],
 )
 def test_shapes(ours: list[float], condition: str, expected: str) -> None:
@@ -129,25 +152,21 @@ def test_shapes(ours: list[float], condition: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "expected"),
-    [
-        ([1.05, 0.95, 1.0], "matched"),
-        ([1.2, 0.8, 1.0], "missed"),  # the mean is right, the seeds are not
-        ([1.0, 1.0], "reduced: holds"),
-        ([2.0, 2.0], "reduced: fails"),
-    ],
+    [([1.05, 0.95, 1.0], "holds"), ([1.2, 0.8, 1.0], "fails")],  # the mean is right, the seeds are not
 )
 def test_identities(ours: list[float], expected: str) -> None:
     assert verdict(IDENTITY, ours) == expected
 
 
 EASY: list[tuple[Mapping[str, Any], list[float], list[float] | None, str]] = [
-    (VALUE, [1.0] * 3, None, "reduced: shown"),
-    (VALUE, [5.0] * 3, None, "reduced: shown"),
-    (ORDER, [1.0, 1.1, 0.9], [2.0, 2.1, 1.9], "reduced: holds"),
-    (ORDER, [2.0, 2.1, 1.9], [1.0, 1.1, 0.9], "reduced: fails"),
-    (SHAPE, [0.5] * 3, None, "reduced: holds"),
-    (SHAPE, [1.5] * 3, None, "reduced: fails"),
-    (IDENTITY, [1.0] * 3, None, "reduced: holds"),
+    (VALUE, [1.0] * 3, None, "not comparable"),
+    (VALUE, [5.0], None, "not comparable"),
+    (ORDER, [1.0, 1.1, 0.9], [2.0, 2.1, 1.9], "same direction"),
+    (ORDER, [2.0, 2.1, 1.9], [1.0, 1.1, 0.9], "opposite"),
+    (ORDER, [2.0], [1.0, 1.1, 0.9], "undecided"),
+    (SHAPE, [0.5] * 3, None, "holds"),
+    (SHAPE, [1.5] * 3, None, "fails"),
+    (IDENTITY, [1.0] * 3, None, "holds"),
 ]
 
 
@@ -157,13 +176,13 @@ def test_other_conditions_reduce_and_are_named(
 ) -> None:
     against = seen(other) if other else None
     judged = judge("toy", claim(kind), seen(ours, "half the data", "b", "c"), against, "cpu")
-    assert judged.verdict == expected
+    assert judged.verdict == f"smaller run: {expected}"
     assert "other conditions: b; c" in judged.reason
     assert "1 more deviations" in judged.reason
     assert judged.scale == "cpu"
     if other:
         there = judge("toy", claim(kind), seen(ours), seen(other, "half the data"), "cpu")
-        assert (there.verdict, "half the data" in there.reason) == (expected, True)
+        assert (there.verdict, "half the data" in there.reason) == (f"smaller run: {expected}", True)
 
 
 numbers = st.lists(st.floats(-10, 10), min_size=1, max_size=4)
@@ -176,12 +195,12 @@ def test_what_every_verdict_promises(
 ) -> None:
     evidence = seen(ours) if same else seen(ours, "else")
     judged = judge("toy", claim(kind), evidence, seen(other) if kind is ORDER else None, "paper")
-    enough = min(len(ours), len(other) if kind is ORDER else 9) >= 3
-    assert judged.verdict.startswith("reduced") == (not same or not enough)
+    assert judged.verdict.startswith("smaller run: ") == (not same)
     assert judged.verdict in get_args(Verdict)
+    assert tone(judged.verdict) in ("good", "better", "bad", "partly")
     assert judged.seeds == {str(seed): value for seed, value in enumerate(ours)}
-    shown = (kind is VALUE and (not same or not enough)) or (kind is ORDER and not enough)
-    assert (judged.verdict == "reduced: shown") == shown
+    enough = min(len(ours), len(other) if kind is ORDER else 9) >= 3
+    assert enough or kind not in (VALUE, ORDER) or judged.verdict.endswith(("undecided", "not comparable"))
     if kind in (VALUE, IDENTITY):
         assert judged.difference == pytest.approx(sum(ours) / len(ours) - 1.0)
 
@@ -191,8 +210,9 @@ def test_the_numbers_beside_a_verdict() -> None:
     assert judged.ours == pytest.approx(1.1)
     assert judged.difference == pytest.approx(0.1)
     assert judged.interval is not None
-    assert 1.0 <= judged.interval[0] < 1.1 < judged.interval[1] <= 1.2
-    assert (judged.published, judged.published_error, judged.n_seeds, judged.unit) == (1.0, 0.2, 3, "nats")
+    half = 4.302653 * 0.1 / 3**0.5  # Student's quantile of two degrees of freedom
+    assert judged.interval == pytest.approx((1.1 - half, 1.1 + half))
+    assert (judged.published, judged.published_error, judged.n_seeds, judged.unit) == (1.0, 0.01, 3, "nats")
     gap = judge("toy", claim(ORDER, published=published(0.8, 1)), seen([1.0] * 3), seen([2.0] * 3), "paper")
     assert gap.ours == pytest.approx(1.0)
     assert gap.difference == pytest.approx(0.2)
@@ -207,6 +227,7 @@ BAD_CLAIMS: list[tuple[dict[str, Any], str]] = [
     ({**IDENTITY, "published": None}, "a claim of kind identity needs 'published'"),
     ({**VALUE, "tolerance": {"why": "w"}}, "exactly one of"),
     ({**VALUE, "tolerance": {"why": "w", "absolute": 1.0, "spread": True}}, "exactly one of"),
+    ({**VALUE, "log": True}, "a claim on logarithms needs a relative tolerance"),
     ({**VALUE, "kind": "valu"}, "did you mean 'value'"),
 ]
 
@@ -257,10 +278,10 @@ def test_verdicts_from_runs_on_disk(toy: Toy) -> None:
     plain, heavy = toy.finished(), toy.finished(variant="momentum")
     value, touched = evaluate("toy_paper")
     # The experiment's own deviation touches nothing, the variant's touches this claim.
-    assert (value.verdict, value.scale) == ("matched", "paper")
+    assert (value.verdict, value.scale) == ("agrees", "paper")
     assert value.seeds == dict(zip("012", plain.metrics["x"], strict=True))
     assert value.runs == (str(plain.identity),)
-    assert touched.verdict == "reduced: holds"
+    assert touched.verdict == "smaller run: holds"
     assert "heavier ball" in touched.reason
     assert touched.runs == (str(heavy.identity),)
 
@@ -271,7 +292,7 @@ def test_a_run_is_read_once_and_only_if_it_may_be(toy: Toy, monkeypatch: pytest.
     read: list[Path] = []
     original = record.read
     monkeypatch.setattr(record, "read", lambda folder: read.append(folder) or original(folder))
-    assert [judged.verdict for judged in evaluate("toy_paper")] == ["matched", "matched"]
+    assert [judged.verdict for judged in evaluate("toy_paper")] == ["agrees", "holds"]
     assert read == [plain.folder]
     assert {judged.verdict for judged in evaluate("toy_paper", only=[])} == {"not run"}
 
@@ -295,23 +316,44 @@ def test_claims_are_read_once_until_the_spec_is_read_again(toy: Toy) -> None:
 def test_a_smaller_scale_stands_in_and_says_so(toy: Toy) -> None:
     assert toy.one("--scale", "smoke") == 0
     value = evaluate("toy_paper")[0]
-    assert (value.verdict, value.scale, value.n_seeds) == ("reduced: shown", "smoke", 2)
+    assert (value.verdict, value.scale, value.n_seeds) == ("smaller run: not comparable", "smoke", 2)
     assert "steps: 4 instead of 12" in value.reason
-    assert "2 seed(s), 3 are needed" in value.reason
+    assert "2 seed(s): 3 are needed" in value.reason
 
 
 def test_only_a_fall_is_a_regression() -> None:
+    good = ("agrees", "compatible", "differs, better", "same direction", "holds")
     sample = judge("toy", claim(VALUE), seen([1.0] * 3), None, "paper")
     verdicts = get_args(Verdict)
     for before, now in itertools.product(verdicts, verdicts):
         judged: Judged = dataclasses.replace(sample, verdict=now)
         fallen = regressions([judged], [{"id": "C", "verdict": before}])
-        stood = before in ("matched", "better", "reduced: holds")
-        falls = now in ("missed", "reduced: fails", "reduced: shown")
-        assert fallen == ([(judged, before)] if stood and falls else [])
+        stood, stands = (verdict.removeprefix("smaller run: ") in good for verdict in (before, now))
+        assert fallen == ([(judged, before)] if stood and not stands and now != "not run" else [])
     assert regressions([sample], []) == []
-    smaller = dataclasses.replace(sample, verdict="reduced: fails", scale="smoke")
-    assert regressions([smaller], [{"id": "C", "verdict": "matched", "scale": "paper"}]) == []
+    smaller = dataclasses.replace(sample, verdict="smaller run: fails", scale="smoke")
+    assert regressions([smaller], [{"id": "C", "verdict": "agrees", "scale": "paper"}]) == []
+
+
+def test_orders_of_a_paper_have_q_values() -> None:
+    sides = [seen([other, other + 0.1, other - 0.1]) for other in (1.1, 2.0)]
+    near, far = (judge("toy", claim(ORDER), seen([1.0, 1.1, 0.9]), side, "paper") for side in sides)
+    value = judge("toy", claim(VALUE), seen(NEAR), None, "paper")
+    *orders, same = with_q_values([near, far, value])
+    assert near.p_value is not None
+    assert far.p_value is not None
+    assert near.p_value > 2 * far.p_value
+    assert [each.reason.rpartition("; q = ")[2] for each in orders] == [f"{near.p_value:.2g}", f"{2 * far.p_value:.2g}"]
+    assert same == value
+
+
+def test_partial_seeds_are_shown(toy: Toy) -> None:
+    batch = "      paper: {seeds: [0, 1, 2], batch: true}\n"
+    toy.edit("papers/toy_paper/paper.yaml", batch, batch.replace(", batch: true", ""))
+    assert toy.main("--experiment", "main", "--variant", "plain", "--scale", "paper", "--seed", "1") == 0
+    value = evaluate("toy_paper")[0]
+    assert (value.verdict, value.ours, list(value.seeds), value.n_seeds) == ("not run", None, ["1"], 1)
+    assert value.reason.endswith(f"; there is {value.seeds['1']:.4g}")
 
 
 def test_a_class_is_named_as_the_document_names_it(toy: Toy) -> None:

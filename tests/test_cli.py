@@ -22,6 +22,7 @@ from common.run import record
 FIELDS = [
     "id", "paper", "statement", "headline", "class", "kind", "published", "published_error", "source", "provenance",
     "ours", "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "carried", "runs",
+    "p_value",
 ]  # fmt: skip
 
 
@@ -104,14 +105,14 @@ def test_diff_as_a_table_and_as_json(toy: Toy, refigure: Refigure) -> None:
     status, out, _ = refigure("diff", "toy_paper")
     assert status == 0
     assert "C-value" in out
-    assert "matched" in out
+    assert "agrees" in out
     status, out, _ = refigure("diff", "--json")
     value, touched = json.loads(out)
     assert status == 0
     assert list(value) == list(touched) == FIELDS
     assert (value["id"], value["paper"], value["kind"], value["headline"]) == ("C-value", "toy_paper", "value", True)
     assert (value["published"], value["published_error"], value["source"]) == (0.0, 0.1, "Table 1")
-    assert (value["provenance"], value["verdict"], value["scale"]) == ("read exactly", "matched", "paper")
+    assert (value["provenance"], value["verdict"], value["scale"]) == ("read exactly", "agrees", "paper")
     assert value["seeds"] == dict(zip("012", run.metrics["x"], strict=True))
     assert value["runs"] == [str(run.identity)]
     assert value["interval"][0] <= value["ours"] <= value["interval"][1]
@@ -125,16 +126,16 @@ def test_diff_exits_with_1_on_a_regression(toy: Toy, refigure: Refigure) -> None
     toy.edit("papers/toy_paper/claims.yaml", "value: 0.0,", "value: 9.0,")
     status, out, err = refigure("diff", "toy_paper")
     assert status == 1
-    assert err == "no longer stands: toy_paper/C-value was 'matched', is 'missed'\n"
-    assert "missed" in out
+    assert err == "no longer stands: toy_paper/C-value was 'agrees', is 'differs'\n"
+    assert "differs" in out
     status, out, _ = refigure("diff", "--json")
-    assert (status, json.loads(out)[0]["verdict"]) == (1, "missed")
+    assert (status, json.loads(out)[0]["verdict"]) == (1, "differs")
     commit_verdicts(refigure)  # now it is known
     assert refigure("diff")[0] == 0
     status, out, _ = refigure("diff", "--rev", "HEAD~1")
     assert status == 1
     assert "at HEAD~1" in out
-    assert "matched" in out
+    assert "agrees" in out
 
 
 @pytest.mark.parametrize("content", ["{", "3", "[3]", '[{"id": "C-value"}]'])
@@ -152,7 +153,7 @@ def test_another_scale_than_was_committed_is_no_regression(toy: Toy, refigure: R
     commit_verdicts(refigure)
     shutil.rmtree("runs")
     assert toy.one("--scale", "smoke") == 0
-    assert json.loads(refigure("diff", "--json")[1])[0]["verdict"] == "reduced: shown"
+    assert json.loads(refigure("diff", "--json")[1])[0]["verdict"] == "smaller run: not comparable"
     assert refigure("diff")[0] == 0
 
 
@@ -230,8 +231,8 @@ def test_carry_files_equal_numbers_and_refuses_others(toy: Toy, refigure: Refigu
     status, out, _ = refigure("carry", "toy_paper", "--jobs", "2", "--every-seed")
     assert (status, out) == (0, f"{toy.plan().identity}: carried from {before.folder.name} (1 of 12 steps replayed)\n")
     value, touched = json.loads(refigure("diff", "--json")[1])
-    assert (value["verdict"], value["carried"], touched["carried"]) == ("matched", True, False)
-    assert "matched, carried" in refigure("diff")[1]
+    assert (value["verdict"], value["carried"], touched["carried"]) == ("agrees", True, False)
+    assert "agrees, carried" in refigure("diff")[1]
 
 
 def origin(folder: Path, **changes: Any) -> None:

@@ -126,7 +126,7 @@ def test_a_browser_shows_the_page_whole(page: Path, chromium: str, tmp_path: Pat
     table = re.search(r"<table.*?<th>Verdict.*?</table>", document, re.DOTALL)
     assert table, "no table of claims"
     assert "C1" in table[0]
-    assert re.search(r'class="badge [a-z-]+">(matched|missed|better)<', table[0])
+    assert re.search(r'class="badge [a-z-]+">(agrees|compatible|differs|undecided)<', table[0])
 
 
 def test_a_picture_of_the_page_is_not_blank(page: Path, chromium: str, tmp_path: Path):

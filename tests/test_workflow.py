@@ -124,7 +124,7 @@ def test_edits_with_a_meaning_build_what_they_touch(room: Repository):
 
 def test_results_changed_by_hand_are_drawn_again(room: Repository):
     before = room.results()
-    (room.root / "results" / ROOM / "claims.csv").write_text("id,verdict\nC1,matched\n")
+    (room.root / "results" / ROOM / "claims.csv").write_text("id,verdict\nC1,agrees\n")
     assert jobs(room.snakemake()) == (0, 1)
     assert room.results() == before
 

@@ -23,10 +23,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Real data: fetch and verify it.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-COLOURS = {
-    "matched": "green", "better": "blue", "missed": "red", "reduced: holds": "yellow", "reduced: fails": "red",
-    "reduced: shown": "yellow", "not run": "dim",
-}  # fmt: skip
+COLOURS = {"good": "green", "better": "blue", "bad": "red", "partly": "yellow", "none": "dim"}
 
 
 def _papers(incomplete: str) -> list[str]:
@@ -128,12 +125,13 @@ def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) ->
     from rich.text import Text
 
     from common.report.page import CLASSES, measured, number
+    from common.verdict.judge import tone
 
     names = ["claim", "published", "ours", "seeds", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
     for origin, title in CLASSES.items():
         rows = []
         for claim in (claim for claim in judged if claim.origin == origin):
-            colour, earlier = COLOURS[claim.verdict], before.get(f"{claim.paper}/{claim.id}", "–")
+            colour, earlier = COLOURS[tone(claim.verdict)], before.get(f"{claim.paper}/{claim.id}", "–")
             published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
             numbers = [claim.id, published, measured(claim), str(claim.n_seeds), number(claim.difference)]
             verdict = Text(claim.verdict, colour).append(", carried" if claim.carried else "", "default")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from common.report.inputs import checked_results, output_names
 from common.report.page import render
 from common.room import claims, spec
 from common.run.command import git
-from common.verdict.judge import Judged, from_records
+from common.verdict.judge import SMALLER, Judged, from_records
 
 __all__ = ["build", "committed_verdicts"]
 
@@ -72,13 +73,10 @@ def _entry(paper: str, source: Path) -> dict[str, Any]:
 
 def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each paper as a Markdown table: what was judged of each class, and what was learned."""
-    yield "| paper | numbers it prints | others' numbers | against the authors' code | directions | not run |"
+    yield "| paper | numbers it prints | others' numbers | against the authors' code | what it says | not run |"
     yield "|---|---|---|---|---|---:|"
     for entry in entries:
-        cells = [
-            _tally(entry["judged"], *origins)
-            for origins in (("printed",), ("replication",), ("reference",), ("direction",))
-        ]
+        cells = [_tally(entry["judged"], name) for name in ("printed", "replication", "reference", "direction")]
         missing = sum(claim.verdict == "not run" for claim in entry["judged"])
         yield f"| [{entry['paper']}](papers/{entry['paper']}/README.md) | {' | '.join(cells)} | {missing} |"
     for entry in entries:
@@ -88,20 +86,21 @@ def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _tally(judged: list[Judged], origin: str) -> str:
-    """How many claims of a class were judged at the paper's conditions, and what the others gave."""
+    """How many claims of a class were judged at the paper's conditions, and what smaller runs gave."""
     verdicts: list[str] = [claim.verdict for claim in judged if claim.origin == origin]
-    if not verdicts:
-        return "–"
-    judged_as = {"matched": "match", "better": "better", "missed": "missed"}
-    smaller = {"reduced: holds": "hold", "reduced: fails": "fail", "reduced: shown": "shown"}
-    parts = [f"**{sum(map(verdicts.count, judged_as))} of {len(verdicts)}** judged", _counted(verdicts, judged_as)]
-    less = _counted(verdicts, smaller)
-    return ": ".join(filter(None, parts)) + (f"; smaller runs: {less}" if less else "")
+    whole = [verdict for verdict in verdicts if verdict != "not run" and not verdict.startswith(SMALLER)]
+    smaller = [verdict.removeprefix(SMALLER) for verdict in verdicts if verdict.startswith(SMALLER)]
+    parts = [f"**{len(whole)} of {len(verdicts)}** judged", _counted(whole)]
+    return (
+        (": ".join(filter(None, parts)) + (f"; smaller runs: {_counted(smaller)}" if smaller else ""))
+        if verdicts
+        else "–"
+    )
 
 
-def _counted(verdicts: list[str], words: dict[str, str]) -> str:
-    """How often each verdict was given, in words."""
-    return ", ".join(f"{verdicts.count(verdict)} {word}" for verdict, word in words.items() if verdict in verdicts)
+def _counted(words: list[str]) -> str:
+    """How often each verdict was given, the most frequent first."""
+    return ", ".join(f"{count} {word}" for word, count in Counter(words).most_common())
 
 
 def _refresh(readme: Path, table: str) -> None:

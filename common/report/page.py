@@ -1,10 +1,10 @@
 """Pages from templates: self-contained HTML, no script, no network."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from common.room.claims import Class
-from common.verdict.judge import Judged
+from common.verdict.judge import Judged, Verdict, tone
 
 __all__ = ["CLASSES", "claims_csv", "claims_markdown", "measured", "number", "positions", "render"]
 
@@ -25,8 +25,8 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["number"] = number
-    environment.filters["slug"] = lambda text: text.replace(": ", "-").replace(" ", "-")
-    environment.globals |= {"positions": positions, "classes": CLASSES}
+    environment.filters["tone"] = tone
+    environment.globals |= {"positions": positions, "classes": CLASSES, "verdicts": get_args(Verdict)}
     return environment.get_template(template).render(**values) + "\n"
 
 

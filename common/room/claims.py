@@ -37,7 +37,7 @@ class Published:
     value: float
     """The number."""
     error: float | None = None
-    """Its error as reported."""
+    """Standard error of its mean, as reported or made of what is."""
     seeds: int | None = None
     """How many seeds it is the mean of, where known."""
 
@@ -63,7 +63,7 @@ class Tolerance:
     relative: float | None = None
     """As a fraction of the published value."""
     spread: bool = False
-    """As far as the published run is expected to scatter, given our spread over seeds (95 % prediction)."""
+    """No margin has a reason: it is asked alone whether the two numbers differ by more than they scatter."""
 
     def __post_init__(self) -> None:
         if (self.absolute is not None) + (self.relative is not None) + self.spread != 1:
@@ -114,6 +114,10 @@ class Claim:
     """Of an order claim: what ours is better than."""
     margin: float = 0.0
     """Of an order claim: the least gap that counts."""
+    log: bool = False
+    """Whether it is compared on logarithms, as losses and residuals are; margins are log ratios then."""
+    exact: bool = False
+    """Whether the metric is counted and does not scatter, as bytes: one run says all."""
     tolerance: Tolerance | None = None
     """Of a value or an identity: how far ours may be."""
     bound: Bound | None = None
@@ -126,6 +130,8 @@ class Claim:
         for name in needed if self.ours else ("published",) if self.kind == "value" else ():
             if getattr(self, name) is None:
                 raise ValueError(f"a claim of kind {self.kind} needs {name!r}")
+        if self.log and self.tolerance and self.tolerance.absolute is not None:
+            raise ValueError("a claim on logarithms needs a relative tolerance")
         if self.kind == "order" and self.better == "neither":
             raise ValueError("a claim of kind order needs 'better': lower or higher")
 

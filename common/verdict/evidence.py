@@ -1,5 +1,7 @@
 """The runs that speak for a paper's claims, and what they say."""
 
+import dataclasses
+import itertools
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from common.room.plan import PlannedRun, plan
 from common.room.spec import SCALES, ScaleName
 from common.run import record
 from common.run.record import FinishedRun
-from common.verdict.judge import Evidence, Judged, judge, not_run
+from common.verdict.judge import Evidence, Judged, judge, not_run, with_q_values
 
 __all__ = ["evaluate"]
 
@@ -22,7 +24,7 @@ def evaluate(paper: str, only: Collection[Path] | None = None) -> list[Judged]:
         only: The runs that may be read, relative to `runs/`; all when left out.
     """
     runs = _Runs(paper, only)
-    return [_evaluate(paper, claim, runs) for claim in claims.load(paper)]
+    return with_q_values([_evaluate(paper, claim, runs) for claim in claims.load(paper)])
 
 
 def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
@@ -33,7 +35,10 @@ def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
         ours, *others = (runs.evidence(claim, measure, scale) for measure in claim.measures)
         if ours is not None and None not in others:
             return judge(paper, claim, ours, others[0] if others else None, scale)
-    return not_run(paper, claim, _cost(claim, runs))
+    present = runs.values(claim.ours, claim.scale)
+    there = f"; there is {' '.join(f'{value:.4g}' for value in present.values())}" if present else ""
+    seeds = {str(seed): value for seed, value in present.items()}
+    return dataclasses.replace(not_run(paper, claim, _cost(claim, runs) + there), seeds=seeds, n_seeds=len(seeds))
 
 
 def _cost(claim: Claim, runs: "_Runs") -> str:
@@ -74,6 +79,12 @@ class _Runs:
             if run is not None:
                 run.verify()
         return self._finished[path]
+
+    def values(self, measure: Measure, scale: ScaleName) -> dict[int, float]:
+        """Seed to value of those runs of a measure that are there."""
+        runs = [run for planned in self.planned(measure, scale) if (run := self.finished(planned))]
+        pairs = (zip(run.seeds, run.metrics.get(measure.metric, ()), strict=False) for run in runs)
+        return dict(itertools.chain.from_iterable(pairs))
 
     def evidence(self, claim: Claim, measure: Measure, scale: ScaleName) -> Evidence | None:
         """The measure over all seeds of a scale; None while one of its runs is missing."""

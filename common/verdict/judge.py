@@ -1,30 +1,43 @@
 """The one function that gives a verdict: numbers of runs in, verdict and reason out."""
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from common.errors import RefigureError
 from common.room.claims import Claim, Class, Kind, Tolerance
 from common.room.config import build, to_dict
 from common.room.spec import ScaleName
-from common.verdict.statistics import compare, mean_interval, prediction_margin
+from common.verdict.statistics import LEAST, Estimate, adjusted, difference, mean_interval, to_published
 
-__all__ = ["Evidence", "Judged", "Verdict", "from_records", "judge", "not_run", "regressions", "to_records"]
+__all__ = [
+    "Evidence", "Judged", "Verdict", "from_records", "judge", "not_run", "regressions", "to_records", "tone",
+    "with_q_values",
+]  # fmt: skip
 
-Verdict = Literal["matched", "better", "missed", "reduced: holds", "reduced: fails", "reduced: shown", "not run"]
-GOOD: tuple[Verdict, ...] = ("matched", "better", "reduced: holds")
-"""Verdicts that say that a claim stands."""
+Verdict = Literal[
+    "agrees", "compatible", "differs, better", "differs", "same direction", "opposite", "holds", "fails", "undecided",
+    "smaller run: same direction", "smaller run: opposite", "smaller run: holds", "smaller run: fails",
+    "smaller run: undecided", "smaller run: not comparable", "not run",
+]  # fmt: skip
+GOOD = ("agrees", "compatible", "differs, better", "same direction", "holds")
+"""Verdicts that say that a claim stands, under the paper's conditions or in a smaller run."""
+SMALLER = "smaller run: "
+TONES = {
+    "agrees": "good", "compatible": "good", "same direction": "good", "holds": "good", "differs, better": "better",
+    "differs": "bad", "opposite": "bad", "fails": "bad", "undecided": "partly", "not comparable": "partly",
+    "not run": "none",
+}  # fmt: skip
+"""How verdicts are coloured."""
 
 CONDITIONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
-ALPHA = 0.05
-LEAST_FOR_A_TEST = 3
-"""Seeds a side: fewer cannot give a permutation test of three against three its p of 0.05."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +84,23 @@ class Judged:
     """Whether one of the runs was carried over from another key."""
     runs: tuple[str, ...] = ()
     """The runs that were read."""
+    p_value: float | None = None
+    """Of an order: that its gap is at most the margin."""
 
 
 @dataclass(frozen=True)
 class _Reading:
     """What the numbers alone say of a claim."""
 
-    holds: bool
-    difference: float | None
-    """To the published value; of an order, the gap to the other side."""
-    interval: tuple[float, float] | None
+    word: str
+    """The verdict without the conditions."""
     reason: str
+    interval: tuple[float, float] | None = None
+    """Of ours; of an order, of the gap to the other side."""
+    difference: float | None = None
+    """To the published value; of an order, the gap to the other side."""
+    p_value: float | None = None
+    """Of an order: that the gap is at most the margin."""
 
 
 def not_run(paper: str, claim: Claim, reason: str) -> Judged:
@@ -99,82 +118,135 @@ def not_run(paper: str, claim: Claim, reason: str) -> Judged:
 def judge(paper: str, claim: Claim, ours: Evidence, against: Evidence | None, scale: ScaleName) -> Judged:
     """The verdict on a claim, of numbers alone. Nothing else in the project gives one.
 
-    `matched`, `better` and `missed` need the paper's conditions (no deviation that touches the claim) and at
-    least three seeds, or as many as the paper had if that is fewer. Otherwise order, shape and identity claims
-    are `reduced: holds` or `reduced: fails` and a value is `reduced: shown`, never matched.
+    Under other conditions than the paper's (a deviation touches the claim) it begins with `smaller run:`, and a value
+    is not comparable.
     """
     values, sides = list(ours.values.values()), [ours, *([against] if against else [])]
     reading = _read(claim, values, list(against.values.values()) if against else [])
-    is_order = claim.kind == "order"
-    needed = min(3, claim.published.seeds if claim.published and claim.published.seeds else 3)
-    needed = LEAST_FOR_A_TEST if is_order else needed
-    seeds = min(len(side.values) for side in sides)
     touching = sorted({deviation for side in sides for deviation in side.deviations})
-    verdict: Verdict
-    reason, difference = reading.reason, reading.difference
-    if touching or seeds < needed:
-        shown = claim.kind == "value" or (is_order and seeds < needed)
-        verdict = "reduced: shown" if shown else "reduced: holds" if reading.holds else "reduced: fails"
-        limits = [*touching[:2], *([f"{len(touching) - 2} more deviations"] if len(touching) > 2 else [])]
-        if seeds < needed:
-            limits.append(f"{seeds} seed(s), {needed} are needed")
-        reason = f"{reason}; other conditions: {'; '.join(limits)}"
-    elif reading.holds:
-        verdict = "matched"
-    else:
-        ahead = difference is not None and (difference < 0) is (claim.better == "lower")
-        verdict = "better" if claim.kind == "value" and claim.better != "neither" and ahead else "missed"
-    measured = float(np.mean(values))
-    if is_order and difference is not None:
-        measured = float(difference)
-        difference = measured - claim.published.value if claim.published else None
+    word, reason = reading.word, reading.reason
+    if touching:
+        word = SMALLER + ("not comparable" if claim.kind == "value" else word)
+        more = [f"{len(touching) - 2} more deviations"] if len(touching) > 2 else []
+        reason = f"{reason}; other conditions: {'; '.join([*touching[:2], *more])}"
+    measured, difference = float(np.mean(values)), reading.difference
+    if claim.kind == "order" and difference is not None:
+        measured, difference = difference, difference - claim.published.value if claim.published else None
     return dataclasses.replace(
         not_run(paper, claim, reason), ours=measured, interval=reading.interval, difference=difference,
-        seeds={str(seed): value for seed, value in ours.values.items()}, n_seeds=seeds, verdict=verdict, scale=scale,
+        seeds={str(seed): value for seed, value in ours.values.items()},
+        n_seeds=min(len(side.values) for side in sides), verdict=cast(Verdict, word), scale=scale,
         carried=any(side.carried for side in sides), runs=tuple(run for side in sides for run in side.runs),
+        p_value=reading.p_value,
     )  # fmt: skip
 
 
 def _read(claim: Claim, values: Sequence[float], against: Sequence[float]) -> _Reading:
     if claim.kind == "order":
         return _read_order(claim, values, against)
-    interval = mean_interval(values)
+    interval = _back(claim, mean_interval(_compared(claim, values)))
     if claim.kind == "shape":
         assert claim.bound is not None
-        condition, value = claim.bound.condition, claim.bound.value
-        met = [CONDITIONS[condition](number, value) for number in values]
-        reason = f"{sum(met)} of {len(met)} seeds {condition} {value:g} ({claim.bound.why})"
-        return _Reading(all(met), None, interval, reason)
+        met = [CONDITIONS[claim.bound.condition](number, claim.bound.value) for number in values]
+        reason = f"{sum(met)} of {len(met)} seeds {claim.bound.condition} {claim.bound.value:g} ({claim.bound.why})"
+        return _Reading("holds" if all(met) else "fails", reason, interval)
     assert claim.published is not None
     assert claim.tolerance is not None
     target, tolerance = claim.published.value, claim.tolerance
-    difference = float(np.mean(values)) - target
+    apart = float(np.mean(values)) - target
     if claim.kind == "identity":
-        allowed, worst = _allowed(tolerance, target), max(abs(value - target) for value in values)
-        reason = f"largest error {worst:.2g}, allowed {allowed:.2g}"
-        return _Reading(worst <= allowed, difference, interval, reason)
-    if tolerance.spread and len(values) < 2:
-        return _Reading(False, difference, interval, "no spread known from one seed")
-    if tolerance.spread:
-        allowed = prediction_margin(values, claim.published.seeds or 1)
+        allowed, worst = _margin(tolerance, target, False) or 0.0, max(abs(value - target) for value in values)
+        word = "holds" if worst <= allowed else "fails"
+        return _Reading(word, f"largest error {worst:.2g}, allowed {allowed:.2g}", interval, apart)
+    return dataclasses.replace(_read_value(claim, values), interval=interval, difference=apart)
+
+
+def _read_value(claim: Claim, values: Sequence[float]) -> _Reading:
+    """A published number: does ours agree within the margin, differ, or can it not be said?"""
+    assert claim.published is not None
+    assert claim.tolerance is not None
+    published, margin = claim.published, _margin(claim.tolerance, claim.published.value, claim.log)
+    needed = min(LEAST, published.seeds or LEAST)
+    if claim.exact:
+        gap = Estimate(float(np.mean(values)) - published.value, 0.0)
+    elif len(values) < max(needed, 2):
+        return _Reading("undecided", f"{len(values)} seed(s): {LEAST} are needed for an interval")
     else:
-        allowed = _allowed(tolerance, target)
-    return _Reading(abs(difference) <= allowed, difference, interval, f"allowed ±{allowed:.2g}: {tolerance.why}")
+        target, error = published.value, published.error
+        if claim.log:
+            target, error = math.log(target), error / target if error is not None else None
+        gap = to_published(_compared(claim, values), target, error, published.seeds)
+    (low, high), (least, most) = gap.interval(0.95), gap.interval(0.90)
+    apart = not low <= 0 <= high
+    scatter = "" if published.error is not None or claim.exact else ", which is taken to scatter as ours"
+    unit = " in logarithms" if claim.log else ""
+    reason = f"to the published value{scatter}: [{low:.2g}, {high:.2g}]{unit}"
+    if margin is None:
+        word = "differs" if apart else "compatible"
+        reason += "; no margin is justified"
+    else:
+        word = "agrees" if -margin <= least and most <= margin else "undecided"
+        word = "differs" if apart and abs(gap.value) > margin else word
+        reason += f"; margin {margin:.2g}: {claim.tolerance.why}"
+    if word == "differs" and claim.better != "neither" and (gap.value < 0) is (claim.better == "lower"):
+        word = "differs, better"
+    return _Reading(word, reason)
 
 
-def _allowed(tolerance: Tolerance, target: float) -> float:
-    return tolerance.absolute if tolerance.absolute is not None else abs(target) * (tolerance.relative or 0)
+def _margin(tolerance: Tolerance, target: float, log: bool) -> float | None:
+    """How far ours may be, on logarithms as a log ratio; None where no reason gives one."""
+    if tolerance.relative is not None:
+        return math.log1p(tolerance.relative) if log else abs(target) * tolerance.relative
+    return tolerance.absolute
 
 
 def _read_order(claim: Claim, values: Sequence[float], against: Sequence[float]) -> _Reading:
-    gap = compare(against, values) if claim.better == "lower" else compare(values, against)
-    low = gap.interval[0] if gap.interval else gap.difference
-    effect = f", {gap.effect:.0f} pooled sd" if gap.effect is not None else ""
-    reason = f"gap {gap.difference:.4g}{effect}, permutation p = {gap.p_value:.2g}; the other side over its seeds: "
-    reason += " ".join(f"{value:.4g}" for value in against)
-    if claim.published and gap.interval and not gap.interval[0] <= claim.published.value <= gap.interval[1]:
-        reason += "; the order is compared, not its size: the published gap lies outside of our interval"
-    return _Reading(low > claim.margin and gap.p_value <= ALPHA, gap.difference, gap.interval, reason)
+    """Ours against another: the same direction as the paper says, the opposite, or undecided."""
+    larger, smaller = (against, values) if claim.better == "lower" else (values, against)
+    plain = float(np.mean(larger) - np.mean(smaller))
+    beside = "the other side over its seeds: " + " ".join(f"{value:.4g}" for value in against)
+    if claim.exact:
+        gap = Estimate(plain, 0.0)
+    elif min(len(values), len(against)) < LEAST:
+        short = f"{min(len(values), len(against))} seed(s) a side, {LEAST} are needed"
+        return _Reading("undecided", f"gap {plain:.4g}; {short}; {beside}", difference=plain)
+    else:
+        gap = difference(_compared(claim, larger), _compared(claim, smaller))
+    low, high = gap.interval()
+    word = "same direction" if low > claim.margin else "opposite" if high < claim.margin else "undecided"
+    reason = f"gap {gap.value:.4g} [{low:.2g}, {high:.2g}]{' in logarithms' if claim.log else ''}"
+    reason += f", margin {claim.margin:g}" if claim.margin else ""
+    interval = (low, high) if not claim.log else None
+    return _Reading(word, f"{reason}; {beside}", interval, plain, gap.p_above(claim.margin))
+
+
+def _compared(claim: Claim, values: Sequence[float]) -> Sequence[float]:
+    """The numbers on which a claim is compared."""
+    if claim.log and min(values) <= 0:
+        raise RefigureError(f"{claim.id} is compared on logarithms, but a run has {min(values):g}: leave out `log`")
+    return [math.log(value) for value in values] if claim.log else values
+
+
+def _back(claim: Claim, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return (math.exp(interval[0]), math.exp(interval[1])) if interval and claim.log else interval
+
+
+def with_q_values(judged: Sequence[Judged]) -> list[Judged]:
+    """The claims of a paper, its orders with q-values: so many would be false if all as likely were believed."""
+    tested = [claim.p_value for claim in judged if claim.p_value is not None]
+    q_values = iter(adjusted(tested))
+    return [
+        claim
+        if claim.p_value is None
+        else dataclasses.replace(claim, reason=f"{claim.reason}; q = {next(q_values):.2g}")
+        for claim in judged
+    ]
+
+
+def tone(verdict: str) -> str:
+    """How a verdict is coloured: good, better, bad, partly or none; a smaller run is at best partly good."""
+    plain = TONES[verdict.removeprefix(SMALLER)]
+    return "partly" if verdict.startswith(SMALLER) and plain in ("good", "better") else plain
 
 
 def to_records(judged: Sequence[Judged]) -> list[dict[str, Any]]:
@@ -200,6 +272,10 @@ def regressions(now: Sequence[Judged], before: Sequence[Mapping[str, Any]]) -> l
     for claim in now:
         then = earlier.get(claim.id, {})
         comparable = claim.verdict != "not run" and claim.scale == then.get("scale", claim.scale)
-        if then.get("verdict") in GOOD and claim.verdict not in GOOD and comparable:
+        if _stands(then.get("verdict", "")) and not _stands(claim.verdict) and comparable:
             fallen.append((claim, then["verdict"]))
     return fallen
+
+
+def _stands(verdict: str) -> bool:
+    return verdict.removeprefix(SMALLER) in GOOD

@@ -1,103 +1,89 @@
-"""Intervals and tests over seeds; fixed resampling seeds, so the same runs give the same numbers.
+"""Intervals and comparisons of independent draws: Student's t and Welch, of plain numbers or of their logarithms."""
 
-Resampling is written out in NumPy, and gives what `scipy.stats.bootstrap` and `permutation_test` give (a test compares
-them): importing those takes longer than all verdicts of a paper.
-"""
-
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Comparison", "compare", "mean_interval", "prediction_margin"]
+__all__ = ["LEAST", "Estimate", "adjusted", "difference", "mean_interval", "to_published"]
 
-RESAMPLES = 9999
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Percentile-bootstrap interval of the mean over seeds; None for fewer than two seeds."""
-    if len(values) < 2:
-        return None
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    return _percentiles(_resampled_means(np.random.default_rng(0), np.asarray(values, float)), confidence)
-
-
-def prediction_margin(values: Sequence[float], published_seeds: int, confidence: float = 0.95) -> float:
-    """How far a published mean of `published_seeds` seeds may lie from our mean if both draw from one normal.
-
-    Half the width of Student's prediction interval, t s sqrt(1/m + 1/n), with our spread s over n seeds.
-
-    Raises:
-        ValueError: Fewer than two values.
-    """
-    n = len(values)
-    if n < 2:
-        raise ValueError("a spread needs at least two seeds")
-    from scipy.special import stdtrit
-
-    quantile = float(stdtrit(n - 1, 0.5 + confidence / 2))
-    return float(quantile * np.std(values, ddof=1) * np.sqrt(1 / published_seeds + 1 / n))
+LEAST = 3
+"""Draws a side: with fewer no spread is known that an interval could be made of."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two groups of seeds, the first claimed to be larger."""
+class Estimate:
+    """A number with its error."""
 
-    difference: float
-    """Mean of the first minus mean of the second."""
-    interval: tuple[float, float] | None
-    """Its 95 % bootstrap interval; None where a group has one seed."""
-    p_value: float
-    """One-sided permutation test of equal means, exact where there are few seeds."""
-    effect: float | None
-    """Difference in units of the pooled standard deviation (Cohen's d); None where that is 0 or unknown."""
+    value: float
+    error: float
+    """Standard error; 0 where nothing scatters."""
+    freedom: float = math.inf
+    """Degrees of freedom of the error."""
 
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Ends of its confidence interval."""
+        from scipy.special import ndtri, stdtrit
 
-def compare(larger: Sequence[float], smaller: Sequence[float]) -> Comparison:
-    """Whether the first group's mean is larger, over independent seeds."""
-    a, b = np.asarray(larger, float), np.asarray(smaller, float)
-    difference = float(a.mean() - b.mean())
-    if min(len(a), len(b)) < 2:
-        return Comparison(difference, None, 1.0, None)
-    pooled = float(np.sqrt((a.var(ddof=1) * (len(a) - 1) + b.var(ddof=1) * (len(b) - 1)) / (len(a) + len(b) - 2)))
-    interval = (difference, difference)
-    if pooled > 0:
-        rng = np.random.default_rng(0)
-        interval = _percentiles(_resampled_means(rng, a) - _resampled_means(rng, b), 0.95)
-    return Comparison(difference, interval, _permutation_p(a, b), difference / pooled if pooled > 0 else None)
+        level = 0.5 + confidence / 2
+        quantile = ndtri(level) if math.isinf(self.freedom) else stdtrit(self.freedom, level)
+        return self.value - float(quantile) * self.error, self.value + float(quantile) * self.error
 
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value of being at most `bound`."""
+        from scipy.special import ndtr, stdtr
 
-def _resampled_means(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
-    means: np.ndarray = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(-1)
-    return means
+        if self.error == 0:
+            return float(self.value <= bound)
+        ratio = (bound - self.value) / self.error
+        return float(ndtr(ratio) if math.isinf(self.freedom) else stdtr(self.freedom, ratio))
 
 
-def _percentiles(means: np.ndarray, confidence: float) -> tuple[float, float]:
-    alpha = (1 - confidence) / 2
-    means = np.sort(means)
-    places = np.array([alpha, 1 - alpha]) * (len(means) - 1)
-    below = places.astype(int)
-    part = places - below
-    low, high = (1 - part) * means[below] + part * means[below + 1]
-    return float(low), float(high)
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of the mean; None for fewer than three draws."""
+    return _mean(values).interval(confidence) if len(values) >= LEAST else None
 
 
-def _permutation_p(a: np.ndarray, b: np.ndarray) -> float:
-    """How often a gap as large comes out when values are dealt to the two groups anew: all ways, or at random."""
-    values, ways = np.concatenate([a, b]), math.comb(len(a) + len(b), len(a))
-    exact = ways <= RESAMPLES
-    if exact:
-        everyone = set(range(len(values)))
-        deals = [[*first, *sorted(everyone - {*first})] for first in itertools.combinations(everyone, len(a))]
-    else:
-        rng = np.random.default_rng(0)
-        deals = [rng.permutation(len(values)).tolist() for _ in range(RESAMPLES)]
-    dealt = values[np.array(deals)]
-    gaps = dealt[:, : len(a)].mean(-1) - dealt[:, len(a) :].mean(-1)
-    observed = a.mean() - b.mean()
-    slack = abs(100 * np.finfo(float).eps * observed)  # sums in another order differ in their last digits
-    count = int(np.count_nonzero(gaps >= observed - slack))
-    return count / ways if exact else (count + 1) / (RESAMPLES + 1)
+def difference(larger: Sequence[float], smaller: Sequence[float]) -> Estimate:
+    """Mean of the first minus mean of the second, of independent draws with spreads of their own (Welch)."""
+    a, b = _mean(larger), _mean(smaller)
+    variances, freedoms = (a.error**2, b.error**2), (a.freedom, b.freedom)
+    return Estimate(a.value - b.value, math.hypot(a.error, b.error), _satterthwaite(variances, freedoms))
+
+
+def to_published(values: Sequence[float], value: float, error: float | None, draws: int | None) -> Estimate:
+    """Our mean minus a published one.
+
+    Arguments:
+        error: Standard error of the published mean. Where it is not known, its draws are taken to scatter as ours do.
+        draws: Of how many draws it is the mean; one where it is not known.
+    """
+    ours = _mean(values)
+    if error is not None:
+        freedom = _satterthwaite((ours.error**2, error**2), (ours.freedom, math.inf))
+        return Estimate(ours.value - value, math.hypot(ours.error, error), freedom)
+    spread = ours.error * math.sqrt(len(values))
+    return Estimate(ours.value - value, math.hypot(ours.error, spread / math.sqrt(draws or 1)), ours.freedom)
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's q-values: the share of false ones among all that are at most as large."""
+    order = np.argsort(p_values)[::-1]
+    ranked = np.asarray(p_values, float)[order] * len(p_values) / np.arange(len(p_values), 0, -1)
+    q_values = np.empty(len(p_values))
+    q_values[order] = np.minimum.accumulate(np.minimum(ranked, 1))
+    return [float(q) for q in q_values]
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    array = np.asarray(values, float)
+    if np.ptp(array) == 0:
+        return Estimate(float(array[0]), 0.0, max(len(array) - 1.0, 1.0))
+    return Estimate(float(array.mean()), float(array.std(ddof=1)) / math.sqrt(len(array)), len(array) - 1.0)
+
+
+def _satterthwaite(variances: tuple[float, float], freedoms: tuple[float, float]) -> float:
+    """Degrees of freedom of a sum of two squared standard errors."""
+    parts = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
+    return sum(variances) ** 2 / parts if parts > 0 else math.inf

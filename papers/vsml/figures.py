@@ -152,7 +152,7 @@ def unseen(runs: Runs, claims: Claims) -> Drawing:
         chance = 0.5 if task == "sum-sign" else 0.1
         axis.plot([column - 0.45, column + 0.45], [chance, chance], color="0.4", linestyle=":", linewidth=1)
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
-    note = "Dots: seeds; lines: 95 % bootstrap intervals of their mean. Dotted: chance."
+    note = "Dots: seeds; lines: Student's 95 % intervals of their mean. Dotted: chance."
     return drawing(figure, rows, treatments.values(), _means(treatments), note)
 
 
