@@ -10,8 +10,10 @@ import yaml
 
 import common
 from common.errors import RefigureError
+from common.report.gallery import with_claims
 from common.room import claims, spec
 from common.room.config import build, read_yaml
+from common.verdict.judge import from_records
 
 HOME = Path(common.__file__).resolve().parents[1]
 KINDS = ("paper", "claims")
@@ -66,3 +68,18 @@ def test_schema_and_dataclass_refuse_the_same(
     assert not checkers[name].is_valid(document)
     with pytest.raises(RefigureError, match=str(place[-1])):
         read(name, document, "document")
+
+
+@pytest.mark.parametrize("paper", [path.parent.name for path in sorted(HOME.glob("papers/*/claims.yaml"))])
+def test_the_numbers_in_a_readme_are_those_of_the_gallery(paper: str) -> None:
+    """What stands in marked tables was written by the last `make gallery`, from runs."""
+    path, verdicts = HOME / f"papers/{paper}/README.md", HOME / f"docs/gallery/{paper}/claims.json"
+    judged = from_records(json.loads(verdicts.read_text()), str(verdicts))
+    assert with_claims(path.read_text(), judged, path) == path.read_text()
+
+
+def test_a_marked_table_that_names_nothing_is_refused() -> None:
+    with pytest.raises(RefigureError, match=r"x: no claim .S1.; None is known"):
+        with_claims("<!-- claims: S1 -->\n<!-- end of claims -->", [], Path("x"))
+    with pytest.raises(RefigureError, match=r"x: 1 marks `<!-- claims: \.\.\. -->`, but 0"):
+        with_claims("<!-- claims: S1 -->", [], Path("x"))

@@ -1,23 +1,24 @@
 """`docs/gallery/`: the committed snapshot of all results, for people, page hosts and the README."""
 
+import fnmatch
 import json
 import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from common import atomic
-from common.errors import RefigureError
+from common.errors import RefigureError, suggest
 from common.report.inputs import checked_results, output_names
-from common.report.page import render
+from common.report.page import claims_markdown, render
 from common.room import claims, spec
 from common.run.command import git
 from common.verdict.judge import SMALLER, Judged, from_records
 
-__all__ = ["build", "committed_verdicts"]
+__all__ = ["build", "committed_verdicts", "with_claims"]
 
 BEGIN, END = "<!-- verdicts: written by `make gallery` -->", "<!-- end of verdicts -->"
 
@@ -42,7 +43,37 @@ def build() -> Path:
                 atomic.write_bytes(target / paper / name, (results / paper / name).read_bytes())
     atomic.write_text(target / "index.html", render("gallery.html.j2", entries=entries))
     _refresh(spec.root() / "README.md", "\n".join(_summary_rows(entries)))
+    for entry in entries:
+        readme = spec.root() / "papers" / entry["paper"] / "README.md"
+        if readme.is_file():
+            atomic.write_text(readme, with_claims(readme.read_text(encoding="utf-8"), entry["judged"], readme))
     return target / "index.html"
+
+
+def with_claims(text: str, judged: Sequence[Judged], where: Path) -> str:
+    """A room's README with its marked tables written anew.
+
+    Each stands between `<!-- claims: S1a-* S2 -->`, which names identifiers or patterns of them, and
+    `<!-- end of claims -->`.
+
+    Raises:
+        RefigureError: A mark names no claim, or has no end.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        rows = []
+        for pattern in match[1].split():
+            named = [claim for claim in judged if fnmatch.fnmatch(claim.id, pattern)]
+            if not named:
+                raise RefigureError(f"{where}: no claim {pattern!r}; {suggest(pattern, (each.id for each in judged))}")
+            rows += named
+        lines = "\n".join(claims_markdown(list(dict.fromkeys(rows))))
+        return f"<!-- claims: {match[1]} -->\n{lines}\n<!-- end of claims -->"
+
+    begun, ended = text.count("<!-- claims: "), text.count("<!-- end of claims -->")
+    if begun != ended:
+        raise RefigureError(f"{where}: {begun} marks `<!-- claims: ... -->`, but {ended} `<!-- end of claims -->`")
+    return re.sub(r"<!-- claims: (.*?) -->.*?<!-- end of claims -->", table, text, flags=re.DOTALL)
 
 
 def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any]]:

@@ -71,10 +71,11 @@ def claims_csv(judged: Sequence[Judged]) -> str:
 
 def claims_markdown(judged: Sequence[Judged]) -> Iterator[str]:
     """Judged claims as a Markdown table."""
-    yield "| paper | claim | class | published | ours | seeds | verdict |"
-    yield "|---|---|---|---:|---:|---:|---|"
+    yield "| claim | | published | ours [95 % interval] | seeds | verdict |"
+    yield "|---|---|---:|---:|---|---|"
     for claim in judged:
-        ours, published = f"{measured(claim)} {claim.unit}".strip(), number(claim.published)
-        statement = claim.statement.replace("|", "\\|")
-        cells = [claim.paper, statement, claim.origin, published, ours, str(claim.n_seeds), claim.verdict]
+        statement, ours = claim.statement.replace("|", "\\|"), f"{measured(claim)} {claim.unit}".strip()
+        error = f" ± {number(claim.published_error)}" if claim.published_error is not None else ""
+        seeds = " ".join(map(number, claim.seeds.values()))
+        cells = [f"`{claim.id}`", statement, number(claim.published) + error, ours, seeds, claim.verdict]
         yield f"| {' | '.join(cells)} |"
