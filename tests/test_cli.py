@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,8 @@ import yaml
 from toy import Refigure, Toy, fault_of
 
 from common import atomic
+from common.report import history
+from common.report.page import number
 from common.room import plan as planning
 from common.room import spec
 from common.run import record
@@ -117,6 +120,26 @@ def test_diff_as_a_table_and_as_json(toy: Toy, refigure: Refigure) -> None:
     assert value["runs"] == [str(run.identity)]
     assert value["interval"][0] <= value["ours"] <= value["interval"][1]
     assert (touched["verdict"], touched["ours"], touched["interval"], touched["seeds"]) == ("not run", None, None, {})
+
+
+def test_bisect_and_the_log_name_the_commit_that_changed_a_verdict(toy: Toy, refigure: Refigure) -> None:
+    commit_verdicts(refigure)
+    toy.finished()
+    commit_verdicts(refigure)
+    status, out, _ = refigure("bisect", "toy_paper/C-value")
+    assert status == 0
+    value = json.loads(refigure("diff", "--json")[1])[0]["ours"]
+    assert re.fullmatch(rf"[0-9a-f]{{7,}} \S+ gallery: not run -> agrees \({number(value)}\)\n", out)
+    assert refigure("bisect", "toy_paper/C-touched")[1] == ""
+    assert "did you mean 'C-value'" in fault_of(refigure("bisect", "toy_paper/C-valu")[2])
+    lines = history.log(["toy_paper"]).splitlines()
+    assert f"- toy_paper/C-value: not run → agrees ({number(value)})" in lines
+
+
+@pytest.mark.parametrize(("form", "head"), [("md", "| claim |"), ("csv", "id,class,"), ("json", "[")])
+def test_diff_in_other_forms(toy: Toy, refigure: Refigure, form: str, head: str) -> None:
+    status, out, _ = refigure("diff", "--format", form)
+    assert (status, out.startswith(head), "C-value" in out) == (0, True, True)
 
 
 def test_diff_exits_with_1_on_a_regression(toy: Toy, refigure: Refigure) -> None:

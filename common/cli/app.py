@@ -88,7 +88,7 @@ def diff(
     rev: Annotated[str | None, typer.Option(help="Compare with the verdicts committed at this git revision.")] = None,
 ) -> None:
     """Published against ours. Exits with 1 when a claim that once matched no longer does."""
-    from common.report.gallery import committed_verdicts
+    from common.report.history import committed_verdicts
     from common.verdict.evidence import evaluate
     from common.verdict.judge import regressions, to_records
 
@@ -139,6 +139,19 @@ def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) ->
         if rows:
             typer.secho(f"\n{title}: {len(rows)}", bold=True)
             _table(*names, rows=rows, right=["published", "seeds", "difference"])
+
+
+@app.command()
+def bisect(
+    claim: Annotated[str, typer.Argument(help="A claim, as paper/id: deq/D1.")],
+) -> None:
+    """The commits that changed a claim's verdict, or its number if it is a headline; latest first."""
+    from common.report.history import changes
+    from common.room import claims
+
+    paper, _, name = claim.partition("/")
+    spec.find({each.id: each for each in claims.load(paper)}, name, "claim", paper)
+    _say(f"{each.commit}: {each.before} -> {each.after}" for each in changes(paper) if each.claim == name)
 
 
 @app.command()

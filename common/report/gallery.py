@@ -12,13 +12,13 @@ from typing import Any
 
 from common import atomic
 from common.errors import RefigureError, suggest
+from common.report import history
 from common.report.inputs import checked_results, output_names
 from common.report.page import claims_markdown, render
 from common.room import claims, spec
-from common.run.command import git
 from common.verdict.judge import SMALLER, Judged, from_records
 
-__all__ = ["build", "committed_verdicts", "with_claims"]
+__all__ = ["build", "with_claims"]
 
 BEGIN, END = "<!-- verdicts: written by `make gallery` -->", "<!-- end of verdicts -->"
 
@@ -43,6 +43,7 @@ def build() -> Path:
                 atomic.write_bytes(target / paper / name, (results / paper / name).read_bytes())
     atomic.write_text(target / "index.html", render("gallery.html.j2", entries=entries))
     _refresh(spec.root() / "README.md", "\n".join(_summary_rows(entries)))
+    atomic.write_text(spec.root() / "docs" / "numbers.md", history.log(known))
     for entry in entries:
         readme = spec.root() / "papers" / entry["paper"] / "README.md"
         if readme.is_file():
@@ -74,22 +75,6 @@ def with_claims(text: str, judged: Sequence[Judged], where: Path) -> str:
     if begun != ended:
         raise RefigureError(f"{where}: {begun} marks `<!-- claims: ... -->`, but {ended} `<!-- end of claims -->`")
     return re.sub(r"<!-- claims: (.*?) -->.*?<!-- end of claims -->", table, text, flags=re.DOTALL)
-
-
-def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any]]:
-    """Identifiers, verdicts and scales of a paper's claims at a revision (default: HEAD); empty where it had none.
-
-    Raises:
-        RefigureError: `rev` was given and names no revision (or git is not there), or the committed file is damaged.
-    """
-    if rev is not None and git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}") is None:
-        raise RefigureError(f"--rev {rev}: no such git revision")
-    name = f"{rev or 'HEAD'}:docs/gallery/{paper}/claims.json"
-    text = git("show", name)
-    try:
-        return [{field: entry[field] for field in ("id", "verdict", "scale")} for entry in json.loads(text or "[]")]
-    except (ValueError, TypeError, KeyError):
-        raise RefigureError(f"git's {name} is no list of judged claims: `make gallery` and commit it again") from None
 
 
 def _entry(paper: str, source: Path) -> dict[str, Any]:
