@@ -24,6 +24,9 @@ data_app = typer.Typer(help="Real data: fetch and verify it.", no_args_is_help=T
 app.add_typer(data_app, name="data")
 
 COLOURS = {"good": "green", "better": "blue", "bad": "red", "partly": "yellow", "none": "dim"}
+LEGEND = """agrees: the 90 % interval of the difference lies inside the margin; differs: the 95 % interval leaves 0 out, and
+the margin is passed; same direction, opposite: by the 95 % interval of the gap; undecided: neither; holds, fails: for
+every seed or not; smaller run: under other conditions, where no number is compared."""
 
 
 def _papers(incomplete: str) -> list[str]:
@@ -130,7 +133,8 @@ def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) ->
     names = ["claim", "published", "ours", "seeds", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
     for origin, title in CLASSES.items():
         rows = []
-        for claim in (claim for claim in judged if claim.origin == origin):
+        group = [claim for claim in judged if claim.origin == origin]
+        for claim in sorted(group, key=lambda claim: claim.verdict == "not run"):
             colour, earlier = COLOURS[tone(claim.verdict)], before.get(f"{claim.paper}/{claim.id}", "–")
             published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
             numbers = [claim.id, published, measured(claim), str(claim.n_seeds), number(claim.difference)]
@@ -139,6 +143,7 @@ def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) ->
         if rows:
             typer.secho(f"\n{title}: {len(rows)}", bold=True)
             _table(*names, rows=rows, right=["published", "seeds", "difference"])
+    typer.secho(f"\n{LEGEND}", dim=True)
 
 
 @app.command()
