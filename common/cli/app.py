@@ -24,9 +24,9 @@ data_app = typer.Typer(help="Real data: fetch and verify it.", no_args_is_help=T
 app.add_typer(data_app, name="data")
 
 COLOURS = {"good": "green", "better": "blue", "bad": "red", "partly": "yellow", "none": "dim"}
-LEGEND = """agrees: the 90 % interval of the difference lies inside the margin; differs: the 95 % interval leaves 0 out, and
-the margin is passed; same direction, opposite: by the 95 % interval of the gap; undecided: neither; holds, fails: for
-every seed or not; smaller run: under other conditions, where no number is compared."""
+LEGEND = """agrees: the 90 % interval of the difference lies inside the margin; differs: the 95 % interval leaves 0
+out, and the margin is passed; same direction, opposite: by the 95 % interval of the gap; undecided: neither;
+holds, fails: for every seed or not; smaller run: under other conditions, where no number is compared."""
 
 
 def _papers(incomplete: str) -> list[str]:
