@@ -83,3 +83,13 @@ def test_a_marked_table_that_names_nothing_is_refused() -> None:
         with_claims("<!-- claims: S1 -->\n<!-- end of claims -->", [], Path("x"))
     with pytest.raises(RefigureError, match=r"x: 1 marks `<!-- claims: \.\.\. -->`, but 0"):
         with_claims("<!-- claims: S1 -->", [], Path("x"))
+
+
+def test_a_marked_table_holds_each_claim_once() -> None:
+    verdicts = HOME / "docs/gallery/survae/claims.json"
+    judged = from_records(json.loads(verdicts.read_text()), str(verdicts))
+    text = with_claims("a\n<!-- claims: S1a-flow S1a-* -->\nold\n<!-- end of claims -->\nb", judged, Path("x"))
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")]
+    assert rows == ["`S1a-flow`", "`S1a-absflow`"]
+    assert text.startswith("a\n<!-- claims: S1a-flow S1a-* -->\n| claim |")
+    assert "old" not in text

@@ -68,7 +68,7 @@ def with_claims(text: str, judged: Sequence[Judged], where: Path) -> str:
             if not named:
                 raise RefigureError(f"{where}: no claim {pattern!r}; {suggest(pattern, (each.id for each in judged))}")
             rows += named
-        lines = "\n".join(claims_markdown(list(dict.fromkeys(rows))))
+        lines = "\n".join(claims_markdown(list({claim.id: claim for claim in rows}.values())))
         return f"<!-- claims: {match[1]} -->\n{lines}\n<!-- end of claims -->"
 
     begun, ended = text.count("<!-- claims: "), text.count("<!-- end of claims -->")
