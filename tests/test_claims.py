@@ -14,7 +14,7 @@ from toy import Toy
 
 from common import atomic
 from common.errors import RefigureError
-from common.room.claims import Claim, load
+from common.room.claims import Claim, Published, load
 from common.room.config import build
 from common.room.spec import forget
 from common.run import record
@@ -43,7 +43,7 @@ BASE = {
 TOLERANCE = {"absolute": 0.1, "why": "w"}
 VALUE = {
     "kind": "value",
-    "published": {"value": 1.0, "error": 0.01, "seeds": 5},
+    "published": {"value": 1.0, "error": 0.01, "error_is": "standard error", "seeds": 5},
     "better": "lower",
     "tolerance": TOLERANCE,
 }
@@ -56,8 +56,12 @@ def claim(kind: Mapping[str, Any], **changes: Any) -> Claim:
     return build(Claim, {**BASE, **kind, **changes}, "claims.yaml")
 
 
+RUN = itertools.count()
+
+
 def seen(values: Sequence[float], *deviations: str) -> Evidence:
-    return Evidence(dict(enumerate(values)), ("toy/run",), deviations)
+    """Of a run of its own."""
+    return Evidence(dict(enumerate(values)), (f"toy/run{next(RUN)}",), deviations)
 
 
 def verdict(
@@ -65,6 +69,11 @@ def verdict(
 ) -> str:
     against = None if other is None else seen(other)
     return judge("toy", claim(kind, **changes), seen(ours), against, "paper").verdict
+
+
+def often(seeds: int, *values: float) -> Evidence:
+    """Evaluations that are pooled: the values, again and again."""
+    return dataclasses.replace(seen([sum(values) / len(values)] * seeds), pooled=values * seeds, of="lifetimes")
 
 
 def published(value: float, seeds: int | None) -> dict[str, Any]:
@@ -129,6 +138,57 @@ def test_values(ours: list[float], changes: dict[str, Any], expected: str) -> No
 )
 def test_orders(ours: list[float], other: list[float], changes: dict[str, Any], expected: str) -> None:
     assert verdict(ORDER, ours, other, **changes) == expected
+
+
+def test_pooled_evaluations_are_the_draws() -> None:
+    loose = {"tolerance": {"absolute": 0.05, "why": "w"}, "published": {"value": 1.0, "evaluations": 600}}
+    pooled = judge("toy", claim(VALUE, **loose), often(3, *[0.9, 1.1] * 100), None, "paper")
+    assert (pooled.verdict, pooled.n, list(pooled.seeds)) == ("agrees", "600 lifetimes", ["0", "1", "2"])
+    assert pooled.interval is not None
+    assert pooled.interval[1] - 1 == pytest.approx(1.9639 * 0.1 / 599**0.5, rel=1e-4)
+    one = {"condition": "<", "value": 1.0, "why": "w"}
+    for values, word in (((0.4, 1.2), "holds"), ((0.8, 1.6), "fails"), ((0.5, 1.5), "undecided")):  # by their mean
+        shape = judge("toy", claim(SHAPE, bound=one), often(20, *values), None, "paper")
+        assert (shape.verdict, shape.n) == (word, "40 lifetimes")
+
+
+def test_evaluations_are_compared_in_pairs() -> None:
+    """The tasks differ far more than the learners."""
+    ours, other = often(20, 0.1, 1.0, 10.0), often(20, 0.1005, 1.01, 10.1)
+    for log in (False, True):
+        gap = judge("toy", claim(ORDER, log=log), ours, other, "paper")
+        assert (gap.verdict, gap.n, "lifetimes in pairs" in gap.reason) == ("same direction", "60 lifetimes", True)
+    mixed = judge("toy", claim(ORDER), seen([0.9, 1.0, 1.1]), other, "paper")
+    assert (mixed.n, "the other side, 60 lifetimes," in mixed.reason) == ("3 seeds", True)
+    with pytest.raises(RefigureError, match="C compares 60 lifetimes with 30 lifetimes in pairs"):
+        judge("toy", claim(ORDER), ours, often(10, 0.1, 1.0, 10.0), "paper")
+
+
+def test_trainings_are_paired_where_they_are_the_same_or_the_claim_says_so() -> None:
+    ours, other = [1.0, 2.0, 3.0], [1.1, 2.1, 3.11]
+    assert verdict(ORDER, ours, other) == "undecided"
+    assert verdict(ORDER, ours, other, paired=True) == "same direction"
+    first = seen(ours)
+    same = dataclasses.replace(seen(other), runs=first.runs)
+    assert judge("toy", claim(ORDER), first, same, "paper").verdict == "same direction"
+
+
+@pytest.mark.parametrize(
+    ("error_is", "draws", "expected"),
+    [
+        ("standard error", 4, 0.2), ("deviation", 4, 0.1), ("deviation", None, 0.2), ("95 %", 4, 0.2 / 1.96),
+        ("unstated", 4, 0.2), ("within one training", 4, None),
+    ],
+)  # fmt: skip
+def test_what_a_published_error_is_decides_how_it_counts(
+    error_is: Any, draws: int | None, expected: float | None
+) -> None:
+    number = Published(1.0, 0.2, error_is)
+    assert number.standard_error(draws) == (None if expected is None else pytest.approx(expected))
+    known = {"value": 1.0, "error": 0.2, "error_is": error_is}
+    reason = judge("toy", claim(VALUE, published=known), seen(NEAR), None, "paper").reason
+    assert ("taken to scatter as ours" in reason) == (error_is == "within one training")
+    assert ("its error is" in reason) == (error_is in ("unstated", "within one training"))
 
 
 def test_a_logarithm_needs_positive_numbers() -> None:
@@ -212,7 +272,7 @@ def test_the_numbers_beside_a_verdict() -> None:
     assert judged.interval is not None
     half = 4.302653 * 0.1 / 3**0.5  # Student's quantile of two degrees of freedom
     assert judged.interval == pytest.approx((1.1 - half, 1.1 + half))
-    assert (judged.published, judged.published_error, judged.n_seeds, judged.unit) == (1.0, 0.01, 3, "nats")
+    assert (judged.published, judged.published_error, judged.n, judged.unit) == (1.0, 0.01, "3 seeds", "nats")
     gap = judge("toy", claim(ORDER, published=published(0.8, 1)), seen([1.0] * 3), seen([2.0] * 3), "paper")
     assert gap.ours == pytest.approx(1.0)
     assert gap.difference == pytest.approx(0.2)
@@ -227,6 +287,7 @@ BAD_CLAIMS: list[tuple[dict[str, Any], str]] = [
     ({**IDENTITY, "published": None}, "a claim of kind identity needs 'published'"),
     ({**VALUE, "tolerance": {"why": "w"}}, "exactly one of"),
     ({**VALUE, "tolerance": {"why": "w", "absolute": 1.0, "spread": True}}, "exactly one of"),
+    ({**VALUE, "published": {"value": 1.0, "error": 0.1}}, "give 'error' and 'error_is' together"),
     ({**VALUE, "log": True}, "a claim on logarithms needs a relative tolerance"),
     ({**VALUE, "kind": "valu"}, "did you mean 'value'"),
 ]
@@ -245,7 +306,7 @@ def test_a_claim_that_says_too_little_is_refused(kind: dict[str, Any], message: 
         ("experiment: main, variant: plain", "experiment: man, variant: plain", "'man'.*C-value; did you mean 'main'"),
         ("C-touched", "C-value", "C-value: the id stands there twice"),
         ("kind: shape", "kind: shap", "C-touched.kind: 'shap'.*did you mean 'shape'"),
-        ("claims:\n", "claim:\n", "expected one key 'claims'"),
+        ("claims:\n", "claim:\n", "expected the key 'claims'"),
         ("claims:\n", "claims:\n  - 3\n", "0: expected a mapping"),
     ],
 )
@@ -313,12 +374,54 @@ def test_claims_are_read_once_until_the_spec_is_read_again(toy: Toy) -> None:
     assert [claim.statement for claim in load("toy_paper")] == ["It comes to rest", "So does momentum"]
 
 
+KEPT = "    kept = np.random.default_rng(9).normal(1.0, 0.1, (len(seeds), 50, 2))\n    return Outcome({"
+
+
+def with_evaluations(toy: Toy, evaluations: str, mean: str = "kept[..., 1].mean(1)") -> None:
+    """Runs that keep fifty evaluations a seed, and C-value of their second entry."""
+    main, claims = "papers/toy_paper/main.py", "papers/toy_paper/claims.yaml"
+    toy.edit(main, "    return Outcome({", f'{KEPT}"loss_2": ({mean}).tolist(), ')
+    toy.edit(main, 'arrays={"x"', 'arrays={"loss": kept, "x"')
+    toy.edit(claims, "variant: plain, metric: x", "variant: plain, metric: loss_2")
+    toy.edit(claims, "claims:\n", f"evaluations:\n  main: {evaluations}\nclaims:\n")
+    toy.finished()
+
+
+def test_evaluations_that_runs_keep_are_pooled(toy: Toy) -> None:
+    with_evaluations(toy, "{of: lifetimes, pooled: true, arrays: {loss: 1}}")
+    value = evaluate("toy_paper")[0]
+    assert (value.n, value.verdict) == ("150 lifetimes", "differs")
+    assert value.ours == pytest.approx(1.0, abs=0.03)
+    assert value.interval is not None
+    assert value.interval[1] - value.interval[0] == pytest.approx(2 * 1.976 * 0.1 / 150**0.5, rel=0.2)
+    claims = "papers/toy_paper/claims.yaml"
+    for old, new, message in (
+        ("loss: 1}", "x: 1}", "C-value: a run of plain keeps no lifetimes for loss_2"),
+        ("x: 1}", "loss: 5}", r"C-value: loss_2 has no place in array loss of .*\(3, 50, 2\)"),
+        ("loss: 5}", "loss: 2}", "C-value: loss_2 of .* is not the mean of its lifetimes"),
+        ("  main:", "  mein:", r"no experiment 'mein' in papers/toy_paper/claims\.yaml: evaluations"),
+    ):
+        toy.edit(claims, old, new)
+        with pytest.raises(RefigureError, match=message):
+            evaluate("toy_paper")
+
+
+def test_evaluations_within_a_seed_are_shown(toy: Toy) -> None:
+    with_evaluations(toy, "{of: sequences, arrays: {loss: 1}}")
+    value = evaluate("toy_paper")[0]
+    assert value.n == "3 seeds"
+    assert "; each seed is a mean of 50 sequences, deviation 0.1" in value.reason.replace("0.099", "0.1")
+    toy.edit("papers/toy_paper/claims.yaml", "{loss: 1}", "{loss: 1, square: 1}")
+    toy.edit("papers/toy_paper/claims.yaml", "metric: loss_2", "metric: square")
+    assert "each seed" not in evaluate("toy_paper")[0].reason  # it is no mean of sequences
+
+
 def test_a_smaller_scale_stands_in_and_says_so(toy: Toy) -> None:
     assert toy.one("--scale", "smoke") == 0
     value = evaluate("toy_paper")[0]
-    assert (value.verdict, value.scale, value.n_seeds) == ("smaller run: not comparable", "smoke", 2)
+    assert (value.verdict, value.scale, value.n) == ("smaller run: not comparable", "smoke", "2 seeds")
     assert "steps: 4 instead of 12" in value.reason
-    assert "2 seed(s): 3 are needed" in value.reason
+    assert "2 seeds: 3 are needed" in value.reason
 
 
 def test_only_a_fall_is_a_regression() -> None:
@@ -352,7 +455,7 @@ def test_partial_seeds_are_shown(toy: Toy) -> None:
     toy.edit("papers/toy_paper/paper.yaml", batch, batch.replace(", batch: true", ""))
     assert toy.main("--experiment", "main", "--variant", "plain", "--scale", "paper", "--seed", "1") == 0
     value = evaluate("toy_paper")[0]
-    assert (value.verdict, value.ours, list(value.seeds), value.n_seeds) == ("not run", None, ["1"], 1)
+    assert (value.verdict, value.ours, list(value.seeds), value.n) == ("not run", None, ["1"], "1 seed")
     assert value.reason.endswith(f"; there is {value.seeds['1']:.4g}")
 
 

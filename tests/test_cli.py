@@ -24,7 +24,7 @@ from common.run import record
 
 FIELDS = [
     "id", "paper", "statement", "headline", "class", "kind", "published", "published_error", "source", "provenance",
-    "ours", "interval", "seeds", "n_seeds", "unit", "difference", "verdict", "reason", "scale", "carried", "runs",
+    "ours", "interval", "seeds", "n", "unit", "difference", "verdict", "reason", "scale", "carried", "runs",
     "p_value",
 ]  # fmt: skip
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from common.verdict.statistics import Estimate, adjusted, difference, mean_interval, to_published
+from common.verdict.statistics import adjusted, difference, linear_log, mean_interval, pairs, to_published
 
 samples = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=6).filter(lambda values: np.std(values) > 1e-3)
 
@@ -40,9 +40,13 @@ def test_intervals_cover_as_often_as_they_say(draws: int) -> None:
     )
     covered = {
         "mean": [low <= 0 <= high for low, high in map(mean_interval, ours.tolist())],
-        "gap": [_holds(difference(a, b)) for a, b in zip(ours, others, strict=True)],
-        "published": [_holds(to_published(a, b.mean(), None, 3)) for a, b in zip(ours, published, strict=True)],
-        "error": [_holds(to_published(a, b.mean(), 3**-0.5, 3)) for a, b in zip(ours, published, strict=True)],
+        "gap": [_holds(difference(a, b).interval()) for a, b in zip(ours, others, strict=True)],
+        "published": [
+            _holds(to_published(a, b.mean(), None, 3).interval()) for a, b in zip(ours, published, strict=True)
+        ],
+        "error": [
+            _holds(to_published(a, b.mean(), 3**-0.5, 3).interval()) for a, b in zip(ours, published, strict=True)
+        ],
     }
     slack = 3 * math.sqrt(0.95 * 0.05 / rounds)
     for name in ("mean", "published"):  # exact
@@ -51,9 +55,45 @@ def test_intervals_cover_as_often_as_they_say(draws: int) -> None:
         assert 0.945 - slack <= np.mean(covered[name]) <= 0.98
 
 
-def _holds(estimate: Estimate) -> bool:
-    low, high = estimate.interval()
-    return low <= 0 <= high
+@pytest.mark.parametrize(("seeds", "evaluations"), [(3, 10), (3, 100)])
+def test_pooled_evaluations_cover_as_often_as_they_say(seeds: int, evaluations: int) -> None:
+    """Skewed losses (gamma distributed) of two learners on shared tasks: their mean, its logarithm, gaps in pairs.
+
+    Of a published mean the number of evaluations is known and its error is not.
+    """
+    rng = np.random.default_rng(evaluations)
+    rounds, n = 3000, seeds * evaluations
+    task = rng.gamma(4, size=(rounds, n))
+    ours, others = task + rng.gamma(2, size=(rounds, n)), task + rng.gamma(4, size=(rounds, n))
+    published = (rng.gamma(4, size=(rounds, evaluations)) + rng.gamma(2, size=(rounds, evaluations))).mean(1)
+    logs = [(linear_log(a), linear_log(b)) for a, b in zip(ours, others, strict=True)]
+    covered = {
+        "mean": [_holds(mean_interval(a), 6) for a in ours],
+        "log": [_holds(mean_interval(a), math.log(6)) for a, _ in logs],
+        "gap": [_holds(pairs(b, a).interval(), 2) for a, b in zip(ours, others, strict=True)],
+        "log gap": [_holds(pairs(b, a).interval(), math.log(8 / 6)) for a, b in logs],
+        "published": [
+            _holds(to_published(a, value, None, evaluations).interval())
+            for a, value in zip(ours, published, strict=True)
+        ],
+    }
+    slack = 3 * math.sqrt(0.95 * 0.05 / rounds)
+    for name, held in covered.items():
+        assert np.mean(held) == pytest.approx(0.95, abs=slack + 0.01), name  # of skewed draws nearly 95 %
+    apart = [_holds(difference(b, a).interval(), 2) for a, b in zip(ours, others, strict=True)]
+    assert np.mean(apart) > 0.98  # as if they were not pairs: too wide
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=3, max_size=30))
+def test_a_linear_logarithm_has_the_mean_s_logarithm_and_relative_error(values: list[float]) -> None:
+    numbers = linear_log(values)
+    assert np.mean(numbers) == pytest.approx(math.log(np.mean(values)), abs=1e-9)
+    assert np.std(numbers) == pytest.approx(np.std(values) / np.mean(values), abs=1e-9)
+
+
+def _holds(ends: tuple[float, float] | None, value: float = 0.0) -> bool:
+    assert ends is not None
+    return ends[0] <= value <= ends[1]
 
 
 def test_fewer_than_three_draws_have_no_interval() -> None:

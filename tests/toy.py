@@ -141,7 +141,7 @@ claims:
     class: printed
     headline: true
     source: {where: "Table 1", how: read exactly}
-    published: {value: 0.0, error: 0.1, seeds: 3}
+    published: {value: 0.0, error: 0.1, error_is: standard error, seeds: 3}
     ours: {experiment: main, variant: plain, metric: x}
     scale: paper
     tolerance: {absolute: 1.0, why: "generous"}

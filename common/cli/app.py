@@ -130,19 +130,19 @@ def _print_claims(judged: list[Any], before: dict[str, str], rev: str | None) ->
     from common.report.page import CLASSES, measured, number
     from common.verdict.judge import tone
 
-    names = ["claim", "published", "ours", "seeds", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
+    names = ["claim", "published", "ours", "n", "difference", *([f"at {rev}"] if rev else []), "verdict", "why"]
     for origin, title in CLASSES.items():
         rows = []
         group = [claim for claim in judged if claim.origin == origin]
         for claim in sorted(group, key=lambda claim: claim.verdict == "not run"):
             colour, earlier = COLOURS[tone(claim.verdict)], before.get(f"{claim.paper}/{claim.id}", "–")
             published = number(claim.published) + (f" ({claim.provenance})" if claim.published is not None else "")
-            numbers = [claim.id, published, measured(claim), str(claim.n_seeds), number(claim.difference)]
+            numbers = [claim.id, published, measured(claim), claim.n, number(claim.difference)]
             verdict = Text(claim.verdict, colour).append(", carried" if claim.carried else "", "default")
             rows.append([*numbers, *([earlier] if rev else []), verdict, claim.reason])
         if rows:
             typer.secho(f"\n{title}: {len(rows)}", bold=True)
-            _table(*names, rows=rows, right=["published", "seeds", "difference"])
+            _table(*names, rows=rows, right=["published", "n", "difference"])
     typer.secho(f"\n{LEGEND}", dim=True)
 
 

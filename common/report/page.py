@@ -60,7 +60,7 @@ def claims_csv(judged: Sequence[Judged]) -> str:
     import pandas as pd
 
     names = ["id", "class", "statement", "headline", "kind", "published", "published_error", "source", "provenance",
-             "ours", "low", "high", "unit", "difference", "n_seeds", "seeds", "scale", "verdict", "reason"]  # fmt: skip
+             "ours", "low", "high", "unit", "difference", "n", "seeds", "scale", "verdict", "reason"]  # fmt: skip
     rows = []
     for claim in judged:
         low, high = claim.interval or (None, None)
@@ -77,5 +77,6 @@ def claims_markdown(judged: Sequence[Judged]) -> Iterator[str]:
         statement, ours = claim.statement.replace("|", "\\|"), f"{measured(claim)} {claim.unit}".strip()
         error = f" ± {number(claim.published_error)}" if claim.published_error is not None else ""
         seeds = " ".join(map(number, claim.seeds.values()))
+        seeds += f" ({claim.n})" if not claim.n.endswith(("seed", "seeds")) and seeds else ""
         cells = [f"`{claim.id}`", statement, number(claim.published) + error, ours, seeds, claim.verdict]
         yield f"| {' | '.join(cells)} |"

@@ -1,8 +1,9 @@
 """What a paper claims: `papers/<paper>/claims.yaml` as checked dataclasses. Verdicts are given in `common.verdict`."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from common.errors import RefigureError
@@ -10,12 +11,38 @@ from common.room import spec
 from common.room.config import build, read_yaml
 from common.room.spec import ScaleName
 
-__all__ = ["Bound", "Claim", "Class", "Kind", "Measure", "Published", "Source", "Tolerance", "load", "parse"]
+__all__ = [
+    "Bound", "Claim", "Class", "Evaluations", "Kind", "Measure", "Published", "Source", "Tolerance", "load", "parse",
+]  # fmt: skip
 
 Kind = Literal["value", "order", "shape", "identity"]
 Class = Literal["printed", "replication", "reference", "direction", "beyond", "check"]
 """Whose the published side is: a number or an order that the paper (its supplement, its authors' talk) prints; one that
 others published; one measured with the authors' code; what the paper says in words; ours alone; what theory demands."""
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations that each seed's number is the mean of: lifetimes of a rule, test sequences of a learner."""
+
+    of: str
+    """What is evaluated, in the plural: `lifetimes`."""
+    arrays: Mapping[str, int | str]
+    """Arrays of a run that keep them, (seeds, evaluations, entries): metric `NAME_K` is the mean of entry K of NAME.
+
+    The number of the first entry, or the setting of the run that lists the entries' names.
+    """
+    pooled: bool = False
+    """Whether they are the independent draws, those of all seeds together, as of one rule; else each seed is one."""
+
+    def place(self, metric: str, config: Mapping[str, Any]) -> tuple[str, int] | None:
+        """The array that keeps the evaluations of a metric, and the entry; None where the metric is no mean of them."""
+        name, _, entry = metric.rpartition("_")
+        first = self.arrays.get(name)
+        if isinstance(first, str):
+            entries = [*map(str, config.get(first, ())), "end"]
+            return (name, entries.index(entry)) if entry in entries else None
+        return (name, int(entry) - first) if first is not None and entry.isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -28,6 +55,8 @@ class Measure:
     """Variant of the experiment."""
     metric: str
     """Name in the run's final metrics."""
+    evaluations: Evaluations | None = None
+    """What the metric is the mean of; that of the experiment in the document's `evaluations` when left out."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +66,25 @@ class Published:
     value: float
     """The number."""
     error: float | None = None
-    """Standard error of its mean, as reported or made of what is."""
+    """As it was reported."""
+    error_is: Literal["standard error", "deviation", "95 %", "unstated", "within one training"] | None = None
+    """What `error` is: the mean's standard error; the deviation over draws; half of a 95 % interval; not said, and
+    taken for a standard error; or of evaluations of one training, which says nothing of other trainings.
+    """
     seeds: int | None = None
-    """How many seeds it is the mean of, where known."""
+    """How many trainings it is the mean of, where known."""
+    evaluations: int | None = None
+    """How many evaluations it is the mean of, where known: the draws where ours are pooled evaluations."""
+
+    def __post_init__(self) -> None:
+        if (self.error is None) is not (self.error_is is None):
+            raise ValueError("give 'error' and 'error_is' together: what was reported, and what it is")
+
+    def standard_error(self, draws: int | None) -> float | None:
+        """Standard error of the value as a mean of so many draws; None where it is not known."""
+        if self.error is None or self.error_is == "within one training":
+            return None
+        return self.error / {"deviation": math.sqrt(draws or 1), "95 %": 1.96}.get(str(self.error_is), 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +117,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a curve's or a distribution's property must satisfy, for every seed."""
+    """What a curve's or a distribution's property must satisfy: for every seed, or the mean of pooled evaluations."""
 
     condition: Literal["<", "<=", ">", ">="]
     """Comparison with the value."""
@@ -114,6 +159,8 @@ class Claim:
     """Of an order claim: what ours is better than."""
     margin: float = 0.0
     """Of an order claim: the least gap that counts."""
+    paired: bool = False
+    """Of an order claim: whether a seed draws the same for both sides, so that trainings are compared seed by seed."""
     log: bool = False
     """Whether it is compared on logarithms, as losses and residuals are; margins are log ratios then."""
     exact: bool = False
@@ -156,7 +203,8 @@ def load(paper: str) -> list[Claim]:
     """
     experiments, where = spec.load(paper).experiments, f"papers/{paper}/claims.yaml"
     claims: dict[str, Claim] = {}
-    for claim in parse(read_yaml(spec.root() / where, where), where):
+    document = read_yaml(spec.root() / where, where)
+    for claim in parse(document, where):
         place = f"{where}: {claim.id}"
         if claim.id in claims:
             raise RefigureError(f"{place}: the id stands there twice")
@@ -170,17 +218,31 @@ def load(paper: str) -> list[Claim]:
                     "name it there, or measure the claim at another scale"
                 )
         claims[claim.id] = claim
+    for experiment_name in document.get("evaluations", {}):
+        spec.find(experiments, experiment_name, "experiment", f"{where}: evaluations")
     return list(claims.values())
 
 
 def parse(document: Any, where: str) -> Iterator[Claim]:
     """The claims that a document describes, each checked by itself."""
     entries = document.get("claims") if isinstance(document, Mapping) else None
-    if not isinstance(entries, list) or set(document) != {"claims"}:
-        raise RefigureError(f"{where}: expected one key 'claims' with a list")
+    if not isinstance(entries, list) or set(document) - {"claims", "evaluations"}:
+        raise RefigureError(f"{where}: expected the key 'claims' with a list, beside it at most 'evaluations'")
+    evaluations = build(dict[str, Evaluations], document.get("evaluations", {}), f"{where}: evaluations")
     for number, entry in enumerate(itertools.chain.from_iterable(_members(each, where) for each in entries)):
         name = entry.get("id", number) if isinstance(entry, Mapping) else number
-        yield _claim(entry, f"{where}: {name}")
+        yield _with_evaluations(_claim(entry, f"{where}: {name}"), evaluations)
+
+
+def _with_evaluations(claim: Claim, evaluations: Mapping[str, Evaluations]) -> Claim:
+    """A claim whose measures say what they are the mean of, by their experiments where they do not themselves."""
+
+    def complete(measure: Measure | None) -> Measure | None:
+        if measure is None or measure.evaluations is not None:
+            return measure
+        return replace(measure, evaluations=evaluations.get(measure.experiment))
+
+    return replace(claim, ours=complete(claim.ours), against=complete(claim.against))
 
 
 def _members(entry: Any, where: str) -> Iterator[Any]:

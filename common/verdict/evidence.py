@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import RefigureError, suggest
 from common.room import claims
-from common.room.claims import Claim, Measure
+from common.room.claims import Claim, Evaluations, Measure
 from common.room.plan import PlannedRun, plan
 from common.room.spec import SCALES, ScaleName
 from common.run import record
@@ -38,7 +41,9 @@ def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
     present = runs.values(claim.ours, claim.scale)
     there = f"; there is {' '.join(f'{value:.4g}' for value in present.values())}" if present else ""
     seeds = {str(seed): value for seed, value in present.items()}
-    return dataclasses.replace(not_run(paper, claim, _cost(claim, runs) + there), seeds=seeds, n_seeds=len(seeds))
+    return dataclasses.replace(
+        not_run(paper, claim, _cost(claim, runs) + there), seeds=seeds, n=Evidence(present, ()).n if present else ""
+    )
 
 
 def _cost(claim: Claim, runs: "_Runs") -> str:
@@ -105,4 +110,49 @@ class _Runs:
         deviations = {deviation for run in planned for deviation in run.deviations}
         touching = {each.what for each in deviations if {"all", claim.id} & {*each.touches}}
         carried = any(run.provenance.get("carried") for run in done)
-        return Evidence(values, tuple(str(run.identity) for run in done), tuple(sorted(touching)), carried)
+        plain = Evidence(values, tuple(str(run.identity) for run in done), tuple(sorted(touching)), carried)
+        return _with_evaluations(plain, measure, done, f"papers/{self._paper}/claims.yaml: {claim.id}")
+
+
+def _with_evaluations(plain: Evidence, measure: Measure, runs: list[FinishedRun], where: str) -> Evidence:
+    """The evidence with the evaluations that each seed's value is the mean of.
+
+    Raises:
+        RefigureError: The runs lack them though they are to be pooled, or have others than the metric is the mean of.
+    """
+    if (evaluations := measure.evaluations) is None:
+        return plain
+    kept = [_kept(evaluations, measure.metric, run, where) for run in runs]
+    there = [values for values in kept if values is not None]
+    if evaluations.pooled:
+        if len(there) < len(runs):
+            raise RefigureError(f"{where}: a run of {measure.variant} keeps no {evaluations.of} for {measure.metric}")
+        pooled = [float(value) for values in there for value in values.reshape(-1)]
+        return dataclasses.replace(plain, pooled=pooled, of=evaluations.of)
+    if all(evaluations.place(measure.metric, run.identity.config) is None for run in runs):
+        return plain
+    if len(there) < len(runs):
+        return dataclasses.replace(plain, within=f"each seed is a mean of {evaluations.of}, whose spread is not kept")
+    counts = sorted({values.shape[1] for values in there})
+    within = f"each seed is a mean of {' or '.join(map(str, counts))} {evaluations.of}"
+    if counts[0] > 1:
+        within += f", deviation {math.sqrt(np.mean([values.var(1, ddof=1).mean() for values in there])):.2g}"
+    return dataclasses.replace(plain, within=within)
+
+
+def _kept(evaluations: Evaluations, metric: str, run: FinishedRun, where: str) -> np.ndarray | None:
+    """The evaluations that a run keeps of a metric, (seeds, evaluations); None where it keeps none.
+
+    Raises:
+        RefigureError: The metric is not their mean.
+    """
+    place = evaluations.place(metric, run.identity.config)
+    if place is None or "arrays.npz" not in run.checksums or place[0] not in run.arrays:
+        return None
+    values = run.arrays[place[0]]
+    if values.ndim != 3 or not 0 <= place[1] < values.shape[2]:
+        raise RefigureError(f"{where}: {metric} has no place in array {place[0]} of {run.identity}: {values.shape}")
+    values = values[..., place[1]]
+    if not np.allclose(values.mean(1), run.metrics[metric], rtol=1e-4, atol=1e-6):
+        raise RefigureError(f"{where}: {metric} of {run.identity} is not the mean of its {evaluations.of}")
+    return values

@@ -13,7 +13,16 @@ from common.errors import RefigureError
 from common.room.claims import Claim, Class, Kind, Tolerance
 from common.room.config import build, to_dict
 from common.room.spec import ScaleName
-from common.verdict.statistics import LEAST, Estimate, adjusted, difference, mean_interval, to_published
+from common.verdict.statistics import (
+    LEAST,
+    Estimate,
+    adjusted,
+    difference,
+    linear_log,
+    mean_interval,
+    pairs,
+    to_published,
+)
 
 __all__ = [
     "Evidence", "Judged", "Verdict", "from_records", "judge", "not_run", "regressions", "to_records", "tone",
@@ -52,6 +61,22 @@ class Evidence:
     """Their departures from the paper that touch the claim."""
     carried: bool = False
     """Whether a run was filed under today's key after a replay instead of trained under it."""
+    pooled: Sequence[float] = ()
+    """The evaluations of all seeds, where these are the independent draws."""
+    of: str = "seeds"
+    """What the draws are, in the plural."""
+    within: str = ""
+    """Of seeds that are the draws: what each is the mean of, in words."""
+
+    @property
+    def draws(self) -> Sequence[float]:
+        """The independent draws."""
+        return self.pooled if len(self.pooled) else [*self.values.values()]
+
+    @property
+    def n(self) -> str:
+        """How many draws there are of what: `3 seeds`."""
+        return f"{len(self.draws)} {self.of if len(self.draws) != 1 else self.of.removesuffix('s')}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +98,8 @@ class Judged:
     interval: tuple[float, float] | None
     seeds: dict[str, float]
     """Seed to value; of an order claim, ours (the other side is in the reason)."""
-    n_seeds: int
+    n: str
+    """How many independent draws, of what: `3 seeds`, `6000 lifetimes`; of an order claim, of the side with fewer."""
     unit: str
     difference: float | None
     verdict: Verdict
@@ -110,7 +136,7 @@ def not_run(paper: str, claim: Claim, reason: str) -> Judged:
         paper=paper, id=claim.id, statement=claim.statement, headline=claim.headline, origin=claim.origin,
         kind=claim.kind, unit=claim.unit,
         published=published.value if published else None, published_error=published.error if published else None,
-        source=claim.source.where, provenance=claim.source.how, ours=None, interval=None, seeds={}, n_seeds=0,
+        source=claim.source.where, provenance=claim.source.how, ours=None, interval=None, seeds={}, n="",
         difference=None, verdict="not run", reason=reason, scale=None,
     )  # fmt: skip
 
@@ -121,35 +147,33 @@ def judge(paper: str, claim: Claim, ours: Evidence, against: Evidence | None, sc
     Under other conditions than the paper's (a deviation touches the claim) it begins with `smaller run:`, and a value
     is not comparable.
     """
-    values, sides = list(ours.values.values()), [ours, *([against] if against else [])]
-    reading = _read(claim, values, list(against.values.values()) if against else [])
+    sides = [ours, *([against] if against else [])]
+    reading = _read(claim, ours, against)
     touching = sorted({deviation for side in sides for deviation in side.deviations})
-    word, reason = reading.word, reading.reason
+    word, reason = reading.word, f"{reading.reason}; {ours.within}" if ours.within else reading.reason
     if touching:
         word = SMALLER + ("not comparable" if claim.kind == "value" else word)
         more = [f"{len(touching) - 2} more deviations"] if len(touching) > 2 else []
         reason = f"{reason}; other conditions: {'; '.join([*touching[:2], *more])}"
-    measured, difference = float(np.mean(values)), reading.difference
+    measured, difference = float(np.mean(ours.draws)), reading.difference
     if claim.kind == "order" and difference is not None:
         measured, difference = difference, difference - claim.published.value if claim.published else None
     return dataclasses.replace(
         not_run(paper, claim, reason), ours=measured, interval=reading.interval, difference=difference,
         seeds={str(seed): value for seed, value in ours.values.items()},
-        n_seeds=min(len(side.values) for side in sides), verdict=cast(Verdict, word), scale=scale,
+        n=min(sides, key=lambda side: len(side.draws)).n, verdict=cast(Verdict, word), scale=scale,
         carried=any(side.carried for side in sides), runs=tuple(run for side in sides for run in side.runs),
         p_value=reading.p_value,
     )  # fmt: skip
 
 
-def _read(claim: Claim, values: Sequence[float], against: Sequence[float]) -> _Reading:
+def _read(claim: Claim, ours: Evidence, against: Evidence | None) -> _Reading:
     if claim.kind == "order":
-        return _read_order(claim, values, against)
-    interval = _back(claim, mean_interval(_compared(claim, values)))
+        assert against is not None
+        return _read_order(claim, ours, against)
+    values, interval = ours.draws, _back(claim, mean_interval(_compared(claim, ours)))
     if claim.kind == "shape":
-        assert claim.bound is not None
-        met = [CONDITIONS[claim.bound.condition](number, claim.bound.value) for number in values]
-        reason = f"{sum(met)} of {len(met)} seeds {claim.bound.condition} {claim.bound.value:g} ({claim.bound.why})"
-        return _Reading("holds" if all(met) else "fails", reason, interval)
+        return _read_shape(claim, ours, interval)
     assert claim.published is not None
     assert claim.tolerance is not None
     target, tolerance = claim.published.value, claim.tolerance
@@ -158,27 +182,43 @@ def _read(claim: Claim, values: Sequence[float], against: Sequence[float]) -> _R
         allowed, worst = _margin(tolerance, target, False) or 0.0, max(abs(value - target) for value in values)
         word = "holds" if worst <= allowed else "fails"
         return _Reading(word, f"largest error {worst:.2g}, allowed {allowed:.2g}", interval, apart)
-    return dataclasses.replace(_read_value(claim, values), interval=interval, difference=apart)
+    return dataclasses.replace(_read_value(claim, ours), interval=interval, difference=apart)
 
 
-def _read_value(claim: Claim, values: Sequence[float]) -> _Reading:
+def _read_shape(claim: Claim, ours: Evidence, interval: tuple[float, float] | None) -> _Reading:
+    """A property: every training must have it; of pooled evaluations, their mean, with its interval."""
+    assert claim.bound is not None
+    bound = f"{claim.bound.condition} {claim.bound.value:g} ({claim.bound.why})"
+    tested = ours.draws if not ours.pooled else interval or ()
+    met = [CONDITIONS[claim.bound.condition](number, claim.bound.value) for number in tested]
+    if not ours.pooled:
+        return _Reading("holds" if all(met) else "fails", f"{sum(met)} of {len(met)} {ours.of} {bound}", interval)
+    word = "undecided" if len(set(met)) != 1 else "holds" if met[0] else "fails"
+    return _Reading(word, f"mean of {ours.n} {bound}", interval)
+
+
+def _read_value(claim: Claim, ours: Evidence) -> _Reading:
     """A published number: does ours agree within the margin, differ, or can it not be said?"""
     assert claim.published is not None
     assert claim.tolerance is not None
     published, margin = claim.published, _margin(claim.tolerance, claim.published.value, claim.log)
-    needed = min(LEAST, published.seeds or LEAST)
+    draws = published.evaluations if ours.pooled else published.seeds
+    error = published.standard_error(draws)
     if claim.exact:
-        gap = Estimate(float(np.mean(values)) - published.value, 0.0)
-    elif len(values) < max(needed, 2):
-        return _Reading("undecided", f"{len(values)} seed(s): {LEAST} are needed for an interval")
+        gap = Estimate(float(np.mean(ours.draws)) - published.value, 0.0)
+    elif len(ours.draws) < max(min(LEAST, draws or LEAST), 2):
+        return _Reading("undecided", f"{ours.n}: {LEAST} are needed for an interval")
     else:
-        target, error = published.value, published.error
-        if claim.log:
-            target, error = math.log(target), error / target if error is not None else None
-        gap = to_published(_compared(claim, values), target, error, published.seeds)
+        target = math.log(published.value) if claim.log else published.value
+        relative = error / published.value if error is not None and claim.log else error
+        gap = to_published(_compared(claim, ours), target, relative, draws)
     (low, high), (least, most) = gap.interval(0.95), gap.interval(0.90)
     apart = not low <= 0 <= high
-    scatter = "" if published.error is not None or claim.exact else ", which is taken to scatter as ours"
+    scatter = "" if error is not None or claim.exact else ", which is taken to scatter as ours"
+    scatter += {
+        "unstated": " (what its error is, is not stated: taken for a standard error)",
+        "within one training": " (its error is one of evaluations of one training)",
+    }.get(str(published.error_is), "")
     unit = " in logarithms" if claim.log else ""
     reason = f"to the published value{scatter}: [{low:.2g}, {high:.2g}]{unit}"
     if margin is None:
@@ -200,31 +240,45 @@ def _margin(tolerance: Tolerance, target: float, log: bool) -> float | None:
     return tolerance.absolute
 
 
-def _read_order(claim: Claim, values: Sequence[float], against: Sequence[float]) -> _Reading:
-    """Ours against another: the same direction as the paper says, the opposite, or undecided."""
-    larger, smaller = (against, values) if claim.better == "lower" else (values, against)
-    plain = float(np.mean(larger) - np.mean(smaller))
-    beside = "the other side over its seeds: " + " ".join(f"{value:.4g}" for value in against)
+def _read_order(claim: Claim, ours: Evidence, against: Evidence) -> _Reading:
+    """Ours against another: the same direction as the paper says, the opposite, or undecided.
+
+    Draws that belong together are compared in pairs: evaluations of the same number, which have their task in common,
+    two measures of the same trainings, and trainings of the same seed where the claim says so.
+    """
+    larger, smaller = (against, ours) if claim.better == "lower" else (ours, against)
+    plain = float(np.mean(larger.draws) - np.mean(smaller.draws))
+    shown = " ".join(f"{value:.4g}" for value in against.values.values())
+    beside = f"the other side{f', {against.n},' if against.of != ours.of else ''} over its seeds: {shown}"
+    beside += f" ({against.within})" if against.within not in ("", ours.within) else ""
+    paired = bool(ours.pooled and against.pooled) or ours.runs == against.runs or claim.paired
+    fewest = min(ours, against, key=lambda side: len(side.draws))
     if claim.exact:
         gap = Estimate(plain, 0.0)
-    elif min(len(values), len(against)) < LEAST:
-        short = f"{min(len(values), len(against))} seed(s) a side, {LEAST} are needed"
+    elif len(fewest.draws) < LEAST:
+        short = f"{fewest.n} a side, {LEAST} are needed"
         return _Reading("undecided", f"gap {plain:.4g}; {short}; {beside}", difference=plain)
+    elif paired and (len(ours.draws), *ours.values) != (len(against.draws), *against.values):
+        raise RefigureError(f"{claim.id} compares {ours.n} with {against.n} in pairs: both sides need the same ones")
     else:
-        gap = difference(_compared(claim, larger), _compared(claim, smaller))
+        gap = (pairs if paired else difference)(_compared(claim, larger), _compared(claim, smaller))
     low, high = gap.interval()
     word = "same direction" if low > claim.margin else "opposite" if high < claim.margin else "undecided"
     reason = f"gap {gap.value:.4g} [{low:.2g}, {high:.2g}]{' in logarithms' if claim.log else ''}"
+    reason += f", {ours.of} in pairs" if paired else ""
     reason += f", margin {claim.margin:g}" if claim.margin else ""
     interval = (low, high) if not claim.log else None
     return _Reading(word, f"{reason}; {beside}", interval, plain, gap.p_above(claim.margin))
 
 
-def _compared(claim: Claim, values: Sequence[float]) -> Sequence[float]:
-    """The numbers on which a claim is compared."""
-    if claim.log and min(values) <= 0:
-        raise RefigureError(f"{claim.id} is compared on logarithms, but a run has {min(values):g}: leave out `log`")
-    return [math.log(value) for value in values] if claim.log else values
+def _compared(claim: Claim, side: Evidence) -> Sequence[float]:
+    """The draws on which a claim is compared: on logarithms those of trainings, of evaluations that of their mean."""
+    if not claim.log:
+        return side.draws
+    worst = float(np.mean(side.pooled)) if side.pooled else min(side.draws)
+    if worst <= 0:
+        raise RefigureError(f"{claim.id} is compared on logarithms, but a run has {worst:g}: leave out `log`")
+    return linear_log(side.pooled) if side.pooled else [math.log(value) for value in side.draws]
 
 
 def _back(claim: Claim, interval: tuple[float, float] | None) -> tuple[float, float] | None:

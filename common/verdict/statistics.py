@@ -1,4 +1,7 @@
-"""Intervals and comparisons of independent draws: Student's t and Welch, of plain numbers or of their logarithms."""
+"""Intervals and comparisons of independent draws: Student's t, Welch and pairs, plain or on logarithms.
+
+Draws are trainings, or the evaluations of one rule.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["LEAST", "Estimate", "adjusted", "difference", "mean_interval", "to_published"]
+__all__ = ["LEAST", "Estimate", "adjusted", "difference", "linear_log", "mean_interval", "pairs", "to_published"]
 
 LEAST = 3
 """Draws a side: with fewer no spread is known that an interval could be made of."""
@@ -52,6 +55,18 @@ def difference(larger: Sequence[float], smaller: Sequence[float]) -> Estimate:
     return Estimate(a.value - b.value, math.hypot(a.error, b.error), _satterthwaite(variances, freedoms))
 
 
+def pairs(larger: Sequence[float], smaller: Sequence[float]) -> Estimate:
+    """Mean of the first minus mean of the second, of draws that belong together one by one."""
+    return _mean(np.subtract(larger, smaller))
+
+
+def linear_log(values: Sequence[float]) -> list[float]:
+    """Numbers whose mean is the logarithm of the values' mean, and whose standard error is its own (delta method)."""
+    array = np.asarray(values, float)
+    mean = array.mean()
+    return [float(number) for number in math.log(mean) + array / mean - 1]
+
+
 def to_published(values: Sequence[float], value: float, error: float | None, draws: int | None) -> Estimate:
     """Our mean minus a published one.
 
@@ -76,7 +91,7 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(q) for q in q_values]
 
 
-def _mean(values: Sequence[float]) -> Estimate:
+def _mean(values: Sequence[float] | np.ndarray) -> Estimate:
     array = np.asarray(values, float)
     if np.ptp(array) == 0:
         return Estimate(float(array[0]), 0.0, max(len(array) - 1.0, 1.0))

@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from common import atomic
 from common.room import claims, identity, spec
+from common.room.claims import Evaluations
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 
@@ -23,6 +24,8 @@ class Claims:
 
     claims: list[claims.Claim]
     """One entry a claim."""
+    evaluations: dict[str, Evaluations] = dataclasses.field(default_factory=dict)
+    """Experiment to the evaluations that its metrics are means of."""
 
 
 DOCUMENTS: dict[str, type] = {"paper": spec.Paper, "claims": Claims}
