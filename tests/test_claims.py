@@ -109,6 +109,8 @@ SPREAD = {"tolerance": {"spread": True, "why": "w"}}
         ([1.5e-6, 1.4e-6, 1.6e-6], {**FACTOR, "published": published(1e-6, None)}, "agrees"),
         ([4e-8, 5e-8, 4.5e-8], {**FACTOR, "published": published(1e-6, None)}, "differs, better"),
         ([1.05], {"exact": True}, "agrees"),
+        ([1.05, 1.05, 1.05], {"published": published(1.0, 3)}, "undecided"),  # no side's error is known
+        ([1.05, 1.05, 1.05], {}, "agrees"),  # the published error is
         ([1.2], {"exact": True}, "differs"),
     ],
 )
@@ -128,6 +130,7 @@ def test_values(ours: list[float], changes: dict[str, Any], expected: str) -> No
         ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], {"margin": 1.5}, "opposite"),  # it is smaller than what counts
         (NEAR, NEAR, {"margin": -0.1}, "same direction"),  # not behind by more than the margin
         ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], {}, "undecided"),
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], {}, "undecided"),  # no error is known
         ([1.0, 1.0, 1.0], [2.0], {}, "undecided"),
         ([1.0, 1.1], [2.0, 2.1], {}, "undecided"),
         ([1.0], [2.0], {"exact": True}, "same direction"),
@@ -176,16 +179,16 @@ def test_trainings_are_paired_where_they_are_the_same_or_the_claim_says_so() -> 
 @pytest.mark.parametrize(
     ("error_is", "draws", "expected"),
     [
-        ("standard error", 4, 0.2), ("deviation", 4, 0.1), ("deviation", None, 0.2), ("95 %", 4, 0.2 / 1.96),
-        ("unstated", 4, 0.2), ("within one training", 4, None),
+        ("standard error", 4, 0.2), ("deviation", 4, 0.1), ("95 %", None, 0.2 / 1.96),
+        ("95 %", 4, 0.2 / 3.182446), ("unstated", 4, 0.2), ("within one training", 4, None),
     ],
 )  # fmt: skip
 def test_what_a_published_error_is_decides_how_it_counts(
     error_is: Any, draws: int | None, expected: float | None
 ) -> None:
-    number = Published(1.0, 0.2, error_is)
+    number = Published(1.0, 0.2, error_is, seeds=draws)
     assert number.standard_error(draws) == (None if expected is None else pytest.approx(expected))
-    known = {"value": 1.0, "error": 0.2, "error_is": error_is}
+    known = {"value": 1.0, "error": 0.2, "error_is": error_is, "seeds": draws}
     reason = judge("toy", claim(VALUE, published=known), seen(NEAR), None, "paper").reason
     assert ("taken to scatter as ours" in reason) == (error_is == "within one training")
     assert ("its error is" in reason) == (error_is in ("unstated", "within one training"))
@@ -204,10 +207,29 @@ def test_a_logarithm_needs_positive_numbers() -> None:
         ([0.5, 0.6, 1.0], "<=", "holds"),
         ([1.5, 1.6, 1.0], ">", "fails"),
         ([1.5, 1.6, 1.0], ">=", "holds"),
+        ([1.5, 1.6], ">=", "undecided"),  # three are needed
+        ([1.5, 0.6], ">=", "fails"),  # but one is enough to the contrary
     ],
 )
 def test_shapes(ours: list[float], condition: str, expected: str) -> None:
     assert verdict(SHAPE, ours, bound={"condition": condition, "value": 1.0, "why": "w"}) == expected
+
+
+def test_what_is_counted_needs_one_run() -> None:
+    assert verdict(SHAPE, [0.5], exact=True) == "holds"
+
+
+def test_a_number_that_is_not_finite_is_refused() -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(RefigureError, match=r"papers/toy/claims\.yaml: C: a run has a number that is not finite"):
+            verdict(VALUE, [1.0, wrong, 1.0])
+
+
+def test_a_gap_below_its_margin_is_not_called_contrary_without_a_word() -> None:
+    near = judge("toy", claim(ORDER, margin=1.5), seen([1.0, 1.1, 0.9]), seen([2.0, 2.1, 1.9]), "paper")
+    assert "in the direction, by less than the margin" in near.reason
+    far = judge("toy", claim(ORDER), seen([2.0, 2.1, 1.9]), seen([1.0, 1.1, 0.9]), "paper")
+    assert "by less than" not in far.reason
 
 
 @pytest.mark.parametrize(
@@ -290,6 +312,17 @@ BAD_CLAIMS: list[tuple[dict[str, Any], str]] = [
     ({**VALUE, "published": {"value": 1.0, "error": 0.1}}, "give 'error' and 'error_is' together"),
     ({**VALUE, "log": True}, "a claim on logarithms needs a relative tolerance"),
     ({**VALUE, "kind": "valu"}, "did you mean 'value'"),
+    ({**VALUE, "published": {"value": 1.0, "error": -0.1, "error_is": "unstated"}}, "error must be 0 or positive"),
+    ({**VALUE, "published": {"value": 1.0, "seeds": 0}}, "seeds and evaluations must be positive"),
+    ({**VALUE, "published": {"value": 1.0, "seeds": -1}}, "seeds and evaluations must be positive"),
+    ({**VALUE, "published": {"value": 1.0, "error": 0.1, "error_is": "deviation"}}, "say over how many"),
+    ({**VALUE, "tolerance": {"absolute": -1.0, "why": "w"}}, "a margin must be 0 or positive"),
+    ({**VALUE, "tolerance": {"absolute": 1.0, "why": ""}}, "say why that far"),
+    ({**VALUE, "log": True, "tolerance": HALF, "published": {"value": 0.0}}, "needs a positive published value"),
+    ({**VALUE, "bound": SHAPE["bound"]}, "a claim of kind value has no 'bound'"),
+    ({**SHAPE, "margin": 0.1}, "a claim of kind shape has no 'margin'"),
+    ({**IDENTITY, **SPREAD}, "an identity needs an absolute or a relative tolerance"),
+    ({**ORDER, "statement": "with {T}"}, "is a name missing in `each`"),
 ]
 
 
@@ -421,7 +454,8 @@ def test_a_smaller_scale_stands_in_and_says_so(toy: Toy) -> None:
     value = evaluate("toy_paper")[0]
     assert (value.verdict, value.scale, value.n) == ("smaller run: not comparable", "smoke", "2 seeds")
     assert "steps: 4 instead of 12" in value.reason
-    assert "2 seeds: 3 are needed" in value.reason
+    assert value.too_few
+    assert "2 seeds, 3 are needed" in value.reason
 
 
 def test_only_a_fall_is_a_regression() -> None:

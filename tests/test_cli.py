@@ -130,7 +130,7 @@ def test_bisect_and_the_log_name_the_commit_that_changed_a_verdict(toy: Toy, ref
     assert status == 0
     value = json.loads(refigure("diff", "--json")[1])[0]["ours"]
     assert re.fullmatch(rf"[0-9a-f]{{7,}} \S+ gallery: not run -> agrees \({number(value)}\)\n", out)
-    assert refigure("bisect", "toy_paper/C-touched")[1] == ""
+    assert refigure("bisect", "toy_paper/C-touched")[1] == "no commit changed toy_paper/C-touched\n"
     assert "did you mean 'C-value'" in fault_of(refigure("bisect", "toy_paper/C-valu")[2])
     lines = history.log(["toy_paper"]).splitlines()
     assert f"- toy_paper/C-value: not run → agrees ({number(value)})" in lines
@@ -140,6 +140,11 @@ def test_bisect_and_the_log_name_the_commit_that_changed_a_verdict(toy: Toy, ref
 def test_diff_in_other_forms(toy: Toy, refigure: Refigure, form: str, head: str) -> None:
     status, out, _ = refigure("diff", "--format", form)
     assert (status, out.startswith(head), "C-value" in out) == (0, True, True)
+
+
+@pytest.mark.parametrize("wrong", [("--json", "--format", "csv"), ("--format", "md", "--rev", "HEAD")])
+def test_diff_refuses_what_it_would_leave_out(toy: Toy, refigure: Refigure, wrong: tuple[str, ...]) -> None:
+    assert "--format" in fault_of(refigure("diff", *wrong)[2])
 
 
 def test_diff_exits_with_1_on_a_regression(toy: Toy, refigure: Refigure) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from common import atomic
+from common.errors import RefigureError
 from common.room import spec
 
 __all__ = ["app"]
@@ -95,6 +96,10 @@ def diff(
     from common.verdict.evidence import evaluate
     from common.verdict.judge import regressions, to_records
 
+    if as_json and form not in ("table", "json"):
+        raise RefigureError(f"--json and --format {form}: give one of them")
+    if rev and form in ("md", "csv"):
+        raise RefigureError(f"--format {form} has no column for --rev: take table or json")
     before: dict[str, str] = {}
     judged, fallen = [], []
     for name in [paper] if paper else spec.papers():
@@ -155,8 +160,11 @@ def bisect(
     from common.room import claims
 
     paper, _, name = claim.partition("/")
-    spec.find({each.id: each for each in claims.load(paper)}, name, "claim", paper)
-    _say(f"{each.commit}: {each.before} -> {each.after}" for each in changes(paper) if each.claim == name)
+    of_today = {each.id: each for each in claims.load(paper)}
+    lines = [f"{each.commit}: {each.before} -> {each.after}" for each in changes(paper) if each.claim == name]
+    if not lines:
+        spec.find(of_today, name, "claim", paper)
+    _say(lines or [f"no commit changed {claim}"])
 
 
 @app.command()

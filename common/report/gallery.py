@@ -103,15 +103,16 @@ def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 def _tally(judged: list[Judged], origin: str) -> str:
     """How many claims of a class were judged at the paper's conditions, and what smaller runs gave."""
-    verdicts: list[str] = [claim.verdict for claim in judged if claim.origin == origin]
-    whole = [verdict for verdict in verdicts if verdict != "not run" and not verdict.startswith(SMALLER)]
+    group = [claim for claim in judged if claim.origin == origin]
+    if not group:
+        return "–"
+    verdicts: list[str] = [claim.verdict for claim in group if claim.verdict != "not run" and not claim.too_few]
+    whole = [verdict for verdict in verdicts if not verdict.startswith(SMALLER)]
     smaller = [verdict.removeprefix(SMALLER) for verdict in verdicts if verdict.startswith(SMALLER)]
-    parts = [f"**{len(whole)} of {len(verdicts)}** judged", _counted(whole)]
-    return (
-        (": ".join(filter(None, parts)) + (f"; smaller runs: {_counted(smaller)}" if smaller else ""))
-        if verdicts
-        else "–"
-    )
+    few = sum(claim.too_few for claim in group)
+    judged_here = ": ".join(filter(None, [f"**{len(whole)} of {len(group)}** judged", _counted(whole)]))
+    rest = [f"smaller runs: {_counted(smaller)}" if smaller else "", f"{few} with too few seeds" if few else ""]
+    return "; ".join(filter(None, [judged_here, *rest]))
 
 
 def _counted(words: list[str]) -> str:

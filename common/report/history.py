@@ -26,6 +26,8 @@ class Change:
     before: str
     """Verdict and number."""
     after: str
+    headline: bool
+    """Whether it is or was one of the few that carry the paper."""
 
 
 def committed_verdicts(paper: str, rev: str | None = None) -> list[dict[str, Any]]:
@@ -48,7 +50,8 @@ def changes(paper: str) -> Iterator[Change]:
         for name in [*now, *(name for name in before if name not in now)]:
             old, new = _shown(before.get(name)), _shown(now.get(name))
             if old != new:
-                yield Change(commit, name, old, new)
+                headline = any(side.get(name, {}).get("headline") for side in (now, before))
+                yield Change(commit, name, old, new, bool(headline))
 
 
 def log(papers: list[str]) -> str:
@@ -56,7 +59,8 @@ def log(papers: list[str]) -> str:
     by_commit: dict[str, list[str]] = {}
     for paper in papers:
         for commit, group in itertools.groupby(changes(paper), key=lambda change: change.commit):
-            lines = [f"- {paper}/{each.claim}: {each.before} → {each.after}" for each in group]
+            ordered = sorted(group, key=lambda change: not change.headline)
+            lines = [f"- {paper}/{each.claim}: {each.before} → {each.after}" for each in ordered]
             more = [f"- {paper}: {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
             by_commit.setdefault(commit, []).extend([*lines[:SHOWN], *more])
     order = (git("log", "--format=%h %cs %s", "--", "docs/gallery") or "").splitlines()

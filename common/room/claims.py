@@ -21,6 +21,12 @@ Class = Literal["printed", "replication", "reference", "direction", "beyond", "c
 others published; one measured with the authors' code; what the paper says in words; ours alone; what theory demands."""
 
 
+USED: dict[Kind, tuple[str, ...]] = {
+    "value": ("tolerance",), "order": ("against", "margin", "paired"), "shape": ("bound",), "identity": ("tolerance",),
+}  # fmt: skip
+"""What a claim of a kind has beside what all have."""
+
+
 @dataclass(frozen=True)
 class Evaluations:
     """The evaluations that each seed's number is the mean of: lifetimes of a rule, test sequences of a learner."""
@@ -79,12 +85,27 @@ class Published:
     def __post_init__(self) -> None:
         if (self.error is None) is not (self.error_is is None):
             raise ValueError("give 'error' and 'error_is' together: what was reported, and what it is")
+        if self.error is not None and not self.error >= 0:
+            raise ValueError(f"error must be 0 or positive, not {self.error:g}")
+        if min(self.seeds or 1, self.evaluations or 1) < 1 or 0 in (self.seeds, self.evaluations):
+            raise ValueError("seeds and evaluations must be positive, or left out where they are not known")
+        if self.error_is == "deviation" and (self.seeds or self.evaluations) is None:
+            raise ValueError("error_is deviation: say over how many seeds or evaluations")
 
     def standard_error(self, draws: int | None) -> float | None:
         """Standard error of the value as a mean of so many draws; None where it is not known."""
         if self.error is None or self.error_is == "within one training":
             return None
-        return self.error / {"deviation": math.sqrt(draws or 1), "95 %": 1.96}.get(str(self.error_is), 1.0)
+        if self.error_is == "deviation":
+            return self.error / math.sqrt(draws or 1)
+        return self.error / _half_width(draws) if self.error_is == "95 %" else self.error
+
+
+def _half_width(draws: int | None) -> float:
+    """Half of Student's 95 % interval in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit((draws or 1) - 1, 0.975)) if draws and draws > 1 else 1.96
 
 
 @dataclass(frozen=True)
@@ -113,6 +134,11 @@ class Tolerance:
     def __post_init__(self) -> None:
         if (self.absolute is not None) + (self.relative is not None) + self.spread != 1:
             raise ValueError("give exactly one of absolute, relative and spread")
+        if not self.why:
+            raise ValueError("say why that far")
+        for margin in (self.absolute, self.relative):
+            if margin is not None and not margin >= 0:
+                raise ValueError(f"a margin must be 0 or positive, not {margin:g}")
 
 
 @dataclass(frozen=True)
@@ -177,8 +203,17 @@ class Claim:
         for name in needed if self.ours else ("published",) if self.kind == "value" else ():
             if getattr(self, name) is None:
                 raise ValueError(f"a claim of kind {self.kind} needs {name!r}")
+        for name in {"against", "bound", "tolerance", "paired", "margin"} - {*USED[self.kind]}:
+            if getattr(self, name):
+                raise ValueError(f"a claim of kind {self.kind} has no {name!r}")
         if self.log and self.tolerance and self.tolerance.absolute is not None:
             raise ValueError("a claim on logarithms needs a relative tolerance")
+        if self.log and self.kind == "value" and self.published and not self.published.value > 0:
+            raise ValueError(f"a claim on logarithms needs a positive published value, not {self.published.value:g}")
+        if self.kind == "identity" and self.tolerance and self.tolerance.spread:
+            raise ValueError("an identity needs an absolute or a relative tolerance")
+        if not self.id or "{" in self.id + self.statement:
+            raise ValueError("an id and a statement without braces are needed: is a name missing in `each`?")
         if self.kind == "order" and self.better == "neither":
             raise ValueError("a claim of kind order needs 'better': lower or higher")
 
@@ -251,6 +286,8 @@ def _members(entry: Any, where: str) -> Iterator[Any]:
         yield entry
         return
     each = build(dict[str, list[str | int]], entry["each"], f"{where}: {entry.get('id')}.each")
+    if not all(each.values()):
+        raise RefigureError(f"{where}: {entry.get('id')}.each: a name without values makes no claim")
     for choice in itertools.product(*each.values()):
         values = {f"{{{name}}}": str(value) for name, value in zip(each, choice, strict=True)}
         yield {key: _filled(part, values) for key, part in entry.items() if key != "each"}

@@ -37,6 +37,8 @@ Verdict = Literal[
 GOOD = ("agrees", "compatible", "differs, better", "same direction", "holds")
 """Verdicts that say that a claim stands, under the paper's conditions or in a smaller run."""
 SMALLER = "smaller run: "
+TOO_FEW = "too few: "
+"""How the reason of a claim begins that is undecided because more draws are needed."""
 TONES = {
     "agrees": "good", "compatible": "good", "same direction": "good", "holds": "good", "differs, better": "better",
     "differs": "bad", "opposite": "bad", "fails": "bad", "undecided": "partly", "not comparable": "partly",
@@ -111,7 +113,12 @@ class Judged:
     runs: tuple[str, ...] = ()
     """The runs that were read."""
     p_value: float | None = None
-    """Of an order: that its gap is at most the margin."""
+    """Of an order between draws that scatter: that its gap is at most the margin."""
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are runs, but too few for a verdict."""
+        return self.reason.startswith(TOO_FEW)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,8 @@ def judge(paper: str, claim: Claim, ours: Evidence, against: Evidence | None, sc
     is not comparable.
     """
     sides = [ours, *([against] if against else [])]
+    if not all(math.isfinite(value) for side in sides for value in side.draws):
+        raise RefigureError(f"papers/{paper}/claims.yaml: {claim.id}: a run has a number that is not finite")
     reading = _read(claim, ours, against)
     touching = sorted({deviation for side in sides for deviation in side.deviations})
     word, reason = reading.word, f"{reading.reason}; {ours.within}" if ours.within else reading.reason
@@ -192,7 +201,10 @@ def _read_shape(claim: Claim, ours: Evidence, interval: tuple[float, float] | No
     tested = ours.draws if not ours.pooled else interval or ()
     met = [CONDITIONS[claim.bound.condition](number, claim.bound.value) for number in tested]
     if not ours.pooled:
-        return _Reading("holds" if all(met) else "fails", f"{sum(met)} of {len(met)} {ours.of} {bound}", interval)
+        counted = f"{sum(met)} of {len(met)} {ours.of} {bound}"
+        if all(met) and len(met) < LEAST and not claim.exact:
+            return _Reading("undecided", f"{TOO_FEW}{counted}; {LEAST} are needed", interval)
+        return _Reading("holds" if all(met) else "fails", counted, interval)
     word = "undecided" if len(set(met)) != 1 else "holds" if met[0] else "fails"
     return _Reading(word, f"mean of {ours.n} {bound}", interval)
 
@@ -203,11 +215,13 @@ def _read_value(claim: Claim, ours: Evidence) -> _Reading:
     assert claim.tolerance is not None
     published, margin = claim.published, _margin(claim.tolerance, claim.published.value, claim.log)
     draws = published.evaluations if ours.pooled else published.seeds
-    error = published.standard_error(draws)
+    error, needed = published.standard_error(draws), max(min(LEAST, draws or LEAST), 2)
     if claim.exact:
         gap = Estimate(float(np.mean(ours.draws)) - published.value, 0.0)
-    elif len(ours.draws) < max(min(LEAST, draws or LEAST), 2):
-        return _Reading("undecided", f"{ours.n}: {LEAST} are needed for an interval")
+    elif len(ours.draws) < needed:
+        return _Reading("undecided", f"{TOO_FEW}{ours.n}, {needed} are needed for an interval")
+    elif error is None and np.ptp(ours.draws) == 0:
+        return _Reading("undecided", f"{ours.n} are equal: how far either side scatters is not known")
     else:
         target = math.log(published.value) if claim.log else published.value
         relative = error / published.value if error is not None and claim.log else error
@@ -223,8 +237,9 @@ def _read_value(claim: Claim, ours: Evidence) -> _Reading:
     reason = f"to the published value{scatter}: [{low:.2g}, {high:.2g}]{unit}"
     if margin is None:
         word = "differs" if apart else "compatible"
-        reason += "; no margin is justified"
+        reason += f"; no margin has a reason: {claim.tolerance.why}"
     else:
+        reason += "" if claim.exact else f", with 90 % confidence [{least:.2g}, {most:.2g}]"
         word = "agrees" if -margin <= least and most <= margin else "undecided"
         word = "differs" if apart and abs(gap.value) > margin else word
         reason += f"; margin {margin:.2g}: {claim.tolerance.why}"
@@ -256,19 +271,23 @@ def _read_order(claim: Claim, ours: Evidence, against: Evidence) -> _Reading:
     if claim.exact:
         gap = Estimate(plain, 0.0)
     elif len(fewest.draws) < LEAST:
-        short = f"{fewest.n} a side, {LEAST} are needed"
-        return _Reading("undecided", f"gap {plain:.4g}; {short}; {beside}", difference=plain)
+        short = f"{TOO_FEW}{fewest.n} a side, {LEAST} are needed"
+        return _Reading("undecided", f"{short}; gap {plain:.4g}; {beside}", difference=plain)
     elif paired and (len(ours.draws), *ours.values) != (len(against.draws), *against.values):
         raise RefigureError(f"{claim.id} compares {ours.n} with {against.n} in pairs: both sides need the same ones")
     else:
         gap = (pairs if paired else difference)(_compared(claim, larger), _compared(claim, smaller))
+    if gap.error == 0 and not claim.exact:
+        return _Reading("undecided", f"gap {plain:.4g}; neither side scatters: no error is known; {beside}",
+                        difference=plain)  # fmt: skip
     low, high = gap.interval()
     word = "same direction" if low > claim.margin else "opposite" if high < claim.margin else "undecided"
     reason = f"gap {gap.value:.4g} [{low:.2g}, {high:.2g}]{' in logarithms' if claim.log else ''}"
     reason += f", {ours.of} in pairs" if paired else ""
     reason += f", margin {claim.margin:g}" if claim.margin else ""
+    reason += ": in the direction, by less than the margin" if word == "opposite" and low > 0 else ""
     interval = (low, high) if not claim.log else None
-    return _Reading(word, f"{reason}; {beside}", interval, plain, gap.p_above(claim.margin))
+    return _Reading(word, f"{reason}; {beside}", interval, plain, None if claim.exact else gap.p_above(claim.margin))
 
 
 def _compared(claim: Claim, side: Evidence) -> Sequence[float]:
@@ -286,13 +305,18 @@ def _back(claim: Claim, interval: tuple[float, float] | None) -> tuple[float, fl
 
 
 def with_q_values(judged: Sequence[Judged]) -> list[Judged]:
-    """The claims of a paper, its orders with q-values: so many would be false if all as likely were believed."""
+    """The claims of a paper, its orders with q-values, which an opposite one does not need.
+
+    q is the share of false ones to be expected among the orders whose q is at most as large; all orders of the paper
+    between draws that scatter are counted.
+    """
     tested = [claim.p_value for claim in judged if claim.p_value is not None]
     q_values = iter(adjusted(tested))
     return [
-        claim
-        if claim.p_value is None
-        else dataclasses.replace(claim, reason=f"{claim.reason}; q = {next(q_values):.2g}")
+        dataclasses.replace(claim, reason=f"{claim.reason}; q = {q:.2g}")
+        if (q := None if claim.p_value is None else next(q_values)) is not None
+        and not claim.verdict.endswith("opposite")
+        else claim
         for claim in judged
     ]
 
