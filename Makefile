@@ -14,7 +14,7 @@ help:
 	@echo "make test-all          all tests but those that need Slurm or a GPU"
 	@echo "make setup             the environment alone, in $(VENV) (CUDA=1: with the GPU builds; CPU=1: PyTorch without its 4 GB for GPUs)"
 	@echo "make lint              ruff and mypy"
-	@echo "make benchmark         steps/s against the reference speed"
+	@echo "make benchmark         CPU time of one core beside the official code's: docs/speed.md and the rooms' READMEs"
 	@echo "make gallery           docs/gallery/ and the README's table from results/"
 	@echo "make artifacts         record what was built with DVC and store it in artifacts/ (ALLOW_UNKNOWN=1: any revision)"
 	@echo "make lock              rewrite the requirement locks"
@@ -48,11 +48,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 benchmark: $(READY)
-	$(BIN)/python benchmarks/bench_survae.py
-	$(BIN)/python benchmarks/bench_anml.py
-	$(BIN)/python benchmarks/bench_vsml.py
-	$(BIN)/python benchmarks/bench_mplp.py
-	$(BIN)/python benchmarks/bench_deq.py
+	for paper in survae anml vsml mplp deq; do $(BIN)/python benchmarks/bench_$$paper.py --json docs/speed/$$paper.json || exit 1; done
+	$(BIN)/python benchmarks/publish.py
 
 gallery: $(READY)
 	$(BIN)/refigure gallery

@@ -1,127 +1,105 @@
-"""Cost of the solvers beyond that of the function they solve, beside torchdeq's in the same run; and training steps.
+"""Solvers beside torchdeq's in the same run, and training steps of untrained networks.
 
-The function is the tutorial's convolutional cell, 48-64-48 channels on 16 x 16 maps, 32 samples, one thread; every
-solver makes as many evaluations of it, without early stop. The residual shows what they buy. Training steps are of
-untrained networks, beside the CPU seconds of the official code (MDEQ) and of a plain rewriting of it (copy memory).
+The function is a convolutional cell, 48-64-48 channels on 16 x 16 maps, 32 samples; every solver makes 30 evaluations
+of it, without early stop. The residual shows what they buy.
 
     pip install torchdeq==0.1.0
-    python benchmarks/bench_deq.py [--evaluations N] [--repeats N]
+    python benchmarks/bench_deq.py [--repeats N] [--json FILE]
 """
 
-import argparse
-import os
 import statistics
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy
+import torch
+import torch.nn.functional as F
+from measure import Row, cpu_seconds, main, per
+from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from papers.deq.cells import ConvCell
+from papers.deq.config import CopyMemory, Images
+from papers.deq.copy_memory import cross_entropy
+from papers.deq.images import classifier
+from papers.deq.models import build
+from papers.deq.solvers import anderson, broyden, fixed_point
+from papers.deq.tasks import draw_copies
+
+EVALUATIONS = 30
 
 
-def cpu_seconds(run: Callable[[], object]) -> float:
-    """Of one call."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
+def flops(run: Callable[[], object]) -> float:
+    """Of the matrix products and convolutions of a call."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
 
 
-def main() -> None:
-    """Print one line a solver."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--evaluations", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import torch
-
-    from papers.deq.cells import ConvCell
-    from papers.deq.solvers import anderson, broyden, fixed_point
-
-    torch.set_num_threads(1)
+def solvers(repeats: int) -> Iterator[Row]:
+    """The bare loop, then each solver."""
     torch.manual_seed(0)
     f = ConvCell(48, 64).requires_grad_(False).bind(torch.randn(32, 48, 16, 16))
-    z0, count = torch.zeros(32, 48, 16, 16), options.evaluations
+    z0 = torch.zeros(32, 48, 16, 16)
 
     def bare() -> torch.Tensor:
         z = z0
-        for _ in range(count):
+        for _ in range(EVALUATIONS):
             z = f(z)
         return z
 
-    def ours(solver: Callable) -> torch.Tensor:
-        return solver(f, z0, max_evals=count, tol=0.0, stop="abs").z
+    def ours(solver: Callable) -> Callable[[], torch.Tensor]:
+        return lambda: solver(f, z0, max_evals=EVALUATIONS, tol=0.0, stop="abs").z
 
-    cases: dict[str, Callable[[], torch.Tensor]] = {
-        "bare loop": bare,
-        "fixed point": lambda: ours(fixed_point),
-        "Anderson, m = 6": lambda: ours(anderson),
-        "Broyden": lambda: ours(broyden),
-    }
+    cases = {"fixed point": ours(fixed_point), "Anderson, m = 6": ours(anderson), "Broyden": ours(broyden)}
+    peers: dict[str, Callable[[], torch.Tensor]] = {}
     try:
         from torchdeq.solver import anderson_solver, broyden_solver, fixed_point_iter
     except ImportError:
         print("torchdeq is not installed: ours alone")
     else:
-        cases |= {
-            "torchdeq fixed point": lambda: fixed_point_iter(f, z0, max_iter=count, tol=0)[0],
-            "torchdeq Anderson, m = 6": lambda: anderson_solver(f, z0, max_iter=count, tol=0)[0],
-            "torchdeq Broyden": lambda: broyden_solver(f, z0, max_iter=count - 1, tol=0)[0],
+        peers = {
+            "fixed point": lambda: fixed_point_iter(f, z0, max_iter=EVALUATIONS, tol=0)[0],
+            "Anderson, m = 6": lambda: anderson_solver(f, z0, max_iter=EVALUATIONS, tol=0)[0],
+            "Broyden": lambda: broyden_solver(f, z0, max_iter=EVALUATIONS - 1, tol=0)[0],
         }
-    found: dict[str, list[float]] = {name: [] for name in cases}
+
+    def told(run: Callable[[], torch.Tensor], seconds: tuple[float, ...]) -> str:
+        z, share = run(), statistics.median(seconds) / statistics.median(cell)
+        return f"{share - 1:+.0%} over the bare loop, relative residual {float((f(z) - z).norm() / f(z).norm()):.1e}"
+
+    everything = {("", "bare loop"): bare}
+    everything |= {("", name): run for name, run in cases.items()} | {("torchdeq", name): peers[name] for name in peers}
+    found: dict[tuple[str, str], tuple[float, ...]] = dict.fromkeys(everything, ())
     with torch.no_grad():
-        for _ in range(options.repeats + 1):  # in turn: what else the machine does touches all alike
-            for name, run in cases.items():
-                found[name].append(cpu_seconds(run))
-        cost = statistics.median(found["bare loop"][1:])
+        for _ in range(repeats):  # in turn: what else the machine does touches all alike
+            found = {key: found[key] + per(cpu_seconds(run, 1), EVALUATIONS) for key, run in everything.items()}
+        cell = found["", "bare loop"]
+        yield Row("bare loop over the cell", "evaluation", cell, flops(bare) / EVALUATIONS)
         for name, run in cases.items():
-            seconds, z = statistics.median(found[name][1:]), run()
-            residual = float((f(z) - z).norm() / f(z).norm())
-            print(
-                f"{name:26} {1e3 * seconds / count:6.2f} ms an evaluation, {100 * (seconds / cost - 1):+5.0f} %, "
-                f"relative residual {residual:.1e}",
-                flush=True,
-            )
-    for name, (step, reference) in steps().items():
-        step()
-        seconds = statistics.median(cpu_seconds(step) for _ in range(options.repeats))
-        print(f"{name:44} {seconds:6.2f} CPU s, reference {reference:.2f}: {reference / seconds:.1f} times", flush=True)
+            seconds, peer = found["", name], found.get(("torchdeq", name), ())
+            note = told(run, seconds) + (f"; torchdeq {told(peers[name], peer)}" if peer else "")
+            yield Row(name, "evaluation", seconds, flops(run) / EVALUATIONS, peer=peer, note=note)
 
 
-def steps() -> dict[str, tuple[Callable[[], None], float]]:
-    """Forward and backward passes, and the seconds of the reference."""
-    import torch
-    import torch.nn.functional as F
-
-    from papers.deq.config import CopyMemory, Images
-    from papers.deq.copy_memory import cross_entropy
-    from papers.deq.images import classifier
-    from papers.deq.models import build
-    from papers.deq.tasks import draw_copies
-
-    found: dict[str, tuple[Callable[[], None], float]] = {}
+def steps(repeats: int) -> Iterator[Row]:
+    """Forward and backward passes."""
     images = torch.randn(16, 3, 32, 32)
-    for layers, reference in ((None, 2.79), (10, 1.07)):
-        network = classifier(Images())
+    network = classifier(Images())
+    for layers, name, reference in ((None, "equilibrium", "mdeq_equilibrium"), (10, "stack of 10", "mdeq_stack")):
 
-        def classify(network: torch.nn.Module = network, layers: int | None = layers) -> None:
+        def classify(layers: int | None = layers) -> None:
             F.cross_entropy(network(images, layers).logits, torch.zeros(16, dtype=torch.int64)).backward()
 
-        kind = "19 + 21 evaluations" if layers is None else f"stack of {layers}"
-        found[f"MDEQ-small, 16 images, {kind}"] = (classify, reference)
-    for length, reference in ((50, 0.06), (400, 2.5)):
+        yield Row(f"MDEQ-small, 16 images, {name}", "step", cpu_seconds(classify, repeats), reference=reference)
+    for length in (50, 400):
         x, y = draw_copies(numpy.random.default_rng(0), length, 32)
         model = build(CopyMemory(length=length, inner=100))
 
         def copy(model: torch.nn.Module = model, x: torch.Tensor = x, y: torch.Tensor = y) -> None:
             cross_entropy(model(x, 4).logits, y).backward()
 
-        found[f"copy memory, T = {length}, 32 sequences, stack of 4"] = (copy, reference)
-    return found
+        name = f"copy memory, T = {length}, 32 sequences, stack of 4"
+        yield Row(name, "step", cpu_seconds(copy, repeats), flops(copy), f"copy_{length}")
 
 
 if __name__ == "__main__":
-    main()
+    main("deq", lambda repeats: [*solvers(repeats), *steps(repeats)])

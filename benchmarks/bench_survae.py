@@ -1,36 +1,32 @@
-"""Training speed of SurVAE's experiment A in model-steps a second: gradient steps, times seeds, over all cores.
+"""Speed of SurVAE's experiment A: a gradient step of one model, batch 128, of five seeds in one program.
 
-The reference is the official code: one flow and one seed at about 180 steps/s on two idle cores (10,000 steps in
-55 s). As in a build, one single-threaded process a core trains one batch of seeds; the first chunks, which compile,
-are not counted.
-
-    python benchmarks/bench_survae.py [--processes N] [--seeds S] [--steps N]
+python benchmarks/bench_survae.py [--repeats N] [--json FILE]
 """
 
-import argparse
-import multiprocessing
-import os
-import statistics
-import sys
 import time
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import equinox as eqx
+import jax
+from measure import Row, flops, main
 
-REFERENCE = 180.0
-VARIANTS = (("flow", "corners"), ("absflow", "corners"), ("absflow", "checkerboard"))
+from papers.survae.config import Toy
+from papers.survae.models import toy_absflow, toy_flow
+from papers.survae.toy import CHUNK, nll, train
+
+SEEDS = 5
+CASES = (("flow", "corners", "flow"), ("absflow", "corners", None), ("absflow", "checkerboard", "classifier"))
+"""Model, density, the measurement beside it."""
 
 
 class Clock:
-    """A recorder that keeps the time of every chunk and nothing else."""
+    """A recorder that keeps the CPU time of every chunk and nothing else."""
 
     def __init__(self) -> None:
-        self.times: list[tuple[int, float]] = []
+        self.times: list[float] = []
 
     def log(self, step: int, metrics: Mapping[str, object], state: str = "") -> None:
-        self.times.append((step, time.perf_counter()))
+        self.times.append(time.process_time())
 
     def save(self, step: int, state: Mapping[str, object]) -> None:
         pass
@@ -44,49 +40,22 @@ class Clock:
     def due(self) -> bool:
         return False
 
-    def rates(self) -> list[float]:
-        """Steps a second of every chunk after the second."""
-        pairs = zip(self.times[1:], self.times[2:], strict=False)
-        return [(b - a) / (later - earlier) for (a, earlier), (b, later) in pairs]
 
-
-def measure(model: str, density: str, seeds: int, steps: int) -> list[float]:
-    """Model-steps a second of each chunk of one process."""
-    from common.run.runtime import settle
-
-    settle(1)
-    from papers.survae.config import Toy
-    from papers.survae.toy import train
-
-    size = 128 * max(steps, 500)
-    config = Toy(density, model, train_size=size, test_size=128, epochs=1, grid=8, quadrature=16)
-    clock = Clock()
-    train(config, range(seeds), clock)
-    return [rate * seeds for rate in clock.rates()]
-
-
-def main() -> None:
-    """Measure every kind of model and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2000)
-    options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    print(f"{options.processes} processes of one thread, {options.seeds} seeds each, {options.steps} steps")
-    print(f"{'model':32}{'model-steps/s':>14}{'min':>8}{'max':>8}{'x reference':>13}")
-    for model, density in VARIANTS:
-        with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
-            jobs = [
-                pool.submit(measure, model, density, options.seeds, options.steps) for _ in range(options.processes)
-            ]
-            chunks = [job.result() for job in jobs]
-        total = sum(statistics.median(rates) for rates in chunks)
-        low, high = sum(map(min, chunks)), sum(map(max, chunks))
-        name = f"{density} {model}"
-        print(f"{name:32}{total:14.0f}{low:8.0f}{high:8.0f}{total / REFERENCE:13.1f}")
-    print(f"reference: official code, one flow, two cores: {REFERENCE:.0f} steps/s")
+def rows(repeats: int) -> Iterator[Row]:
+    """One repeat is a chunk of 250 steps; the first two chunks, which compile, are not counted."""
+    for kind, density, reference in CASES:
+        size = 128 * CHUNK * (repeats + 2)
+        config = Toy(density, kind, train_size=size, test_size=128, epochs=1, grid=8, quadrature=16)
+        clock = Clock()
+        train(config, range(SEEDS), clock)
+        pairs = zip(clock.times[1:], clock.times[2:], strict=False)
+        seconds = tuple((later - earlier) / CHUNK / SEEDS for earlier, later in pairs)
+        build = toy_flow if kind == "flow" else toy_absflow
+        arrays, static = eqx.partition(build(density, jax.random.key(0), hidden=config.hidden), eqx.is_array)
+        x = jax.random.uniform(jax.random.key(1), (config.batch_size, 2))
+        count = flops(jax.grad(lambda arrays, x, static=static: nll(eqx.combine(arrays, static), x)), arrays, x)
+        yield Row(f"{kind} on {density}", "step of a model", seconds, count, reference)
 
 
 if __name__ == "__main__":
-    main()
+    main("survae", lambda repeats: list(rows(repeats)))
