@@ -491,6 +491,11 @@ def test_partial_seeds_are_shown(toy: Toy) -> None:
     value = evaluate("toy_paper")[0]
     assert (value.verdict, value.ours, list(value.seeds), value.n) == ("not run", None, ["1"], "1 seed")
     assert value.reason.endswith(f"; there is {value.seeds['1']:.4g}")
+    assert toy.one("--scale", "smoke") == 0  # two seeds say more than one
+    assert evaluate("toy_paper")[0].scale == "smoke"
+    assert toy.main("--experiment", "main", "--variant", "plain", "--scale", "paper", "--seed", "2") == 0
+    begun = evaluate("toy_paper")[0]
+    assert (begun.scale, begun.verdict, list(begun.seeds), begun.too_few) == ("paper", "undecided", ["1", "2"], True)
 
 
 def test_a_class_is_named_as_the_document_names_it(toy: Toy) -> None:

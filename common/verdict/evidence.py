@@ -33,11 +33,15 @@ def evaluate(paper: str, only: Collection[Path] | None = None) -> list[Judged]:
 def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
     if claim.ours is None:
         return not_run(paper, claim, f"needs {claim.needs}")
-    scales: list[ScaleName] = [claim.scale, *(scale for scale in reversed(SCALES) if scale != claim.scale)]
-    for scale in scales:
-        ours, *others = (runs.evidence(claim, measure, scale) for measure in claim.measures)
-        if ours is not None and None not in others:
-            return judge(paper, claim, ours, others[0] if others else None, scale)
+    whole = None
+    for scale in (claim.scale, *(scale for scale in reversed(SCALES) if scale != claim.scale)):
+        if whole := runs.sides(claim, scale):
+            break
+    begun = runs.sides(claim, claim.scale, whole=False)
+    if whole and begun and min(len(side.draws) for side in begun) >= min(len(side.draws) for side in whole):
+        whole, scale = begun, claim.scale  # a smaller scale that has no more seeds says less
+    if whole:
+        return judge(paper, claim, whole[0], whole[1] if len(whole) > 1 else None, scale)
     present = runs.values(claim.ours, claim.scale)
     there = f"; there is {' '.join(f'{value:.4g}' for value in present.values())}" if present else ""
     seeds = {str(seed): value for seed, value in present.items()}
@@ -91,11 +95,20 @@ class _Runs:
         pairs = (zip(run.seeds, run.metrics.get(measure.metric, ()), strict=False) for run in runs)
         return dict(itertools.chain.from_iterable(pairs))
 
-    def evidence(self, claim: Claim, measure: Measure, scale: ScaleName) -> Evidence | None:
-        """The measure over all seeds of a scale; None while one of its runs is missing."""
+    def sides(self, claim: Claim, scale: ScaleName, *, whole: bool = True) -> list[Evidence] | None:
+        """What the runs of a scale say of each measure of a claim; None where one has none.
+
+        Arguments:
+            whole: Whether all seeds of the scale are needed.
+        """
+        sides = [self.evidence(claim, measure, scale, whole) for measure in claim.measures]
+        return None if None in sides else [side for side in sides if side]
+
+    def evidence(self, claim: Claim, measure: Measure, scale: ScaleName, whole: bool) -> Evidence | None:
+        """What the runs of a scale say of a measure; None where a run, or with `whole` any of them, is missing."""
         planned = self.planned(measure, scale)
         done = [run for each in planned if (run := self.finished(each)) is not None]
-        if not planned or len(done) < len(planned):
+        if not done or (whole and len(done) < len(planned)):
             return None
         values: dict[int, float] = {}
         for run in done:
