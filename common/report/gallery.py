@@ -89,12 +89,12 @@ def _entry(paper: str, source: Path) -> dict[str, Any]:
 
 def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each paper as a Markdown table: what was judged of each class, and what was learned."""
-    yield "| paper | numbers it prints | others' numbers | against the authors' code | what it says | not run |"
+    yield "| paper | numbers it prints | others' numbers | against the authors' code | what it says in words | not run |"
     yield "|---|---|---|---|---|---:|"
-    for entry in entries:
-        cells = [_tally(entry["judged"], name) for name in ("printed", "replication", "reference", "direction")]
-        missing = sum(claim.verdict == "not run" for claim in entry["judged"])
-        yield f"| [{entry['paper']}](papers/{entry['paper']}/README.md) | {' | '.join(cells)} | {missing} |"
+    rows = [(f"[{entry['paper']}](papers/{entry['paper']}/README.md)", entry["judged"]) for entry in entries]
+    for name, judged in [*rows, ("all", [claim for _, group in rows for claim in group])]:
+        cells = [_tally(judged, origin) for origin in ("printed", "replication", "reference", "direction")]
+        yield f"| {name} | {' | '.join(cells)} | {sum(claim.verdict == 'not run' for claim in judged)} |"
     for entry in entries:
         if entry["room"].learned:
             yield ""
