@@ -23,6 +23,8 @@ __all__ = ["PALETTE", "PUBLISHED", "Drawing", "apply", "save"]
 PALETTE = sns.color_palette("colorblind")
 PUBLISHED = {"color": "0.15", "marker": "D", "markerfacecolor": "none", "linestyle": "none", "markersize": 6}
 """How a published value is drawn: an open diamond."""
+NAMED = 3
+"""Keys of runs that stand below a picture."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Drawing:
     listed: pd.DataFrame | None = None
     """A table that the page shows below the picture."""
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its runs."""
+        return sorted({run.rpartition("-")[2] for run in self.runs})
+
 
 def apply() -> None:
     """Set the theme; called once before any figure is drawn."""
@@ -53,12 +60,12 @@ def apply() -> None:
 def save(drawing: Drawing, stem: Path) -> None:
     """Write `<stem>.png`, `.pdf` and `.csv`; the same drawing gives the same bytes.
 
-    The keys of its runs stand in small print below the picture.
+    The first keys of its runs stand in small print below the picture; the page has them all.
     """
-    keys = sorted({run.rpartition("-")[2] for run in drawing.runs})
-    lines = ["runs " + " ".join(keys[i : i + 10]) for i in range(0, len(keys), 10)]
+    keys = drawing.keys
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
     small: dict[str, Any] = {"fontsize": 4.5, "color": "0.55", "family": "DejaVu Sans Mono"}
-    drawing.figure.text(0.995, -0.005, "\n".join(lines), ha="right", va="top", **small)
+    drawing.figure.text(0.995, -0.005, f"runs {' '.join(keys[:NAMED])}{more}", ha="right", va="top", **small)
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
         buffer = BytesIO()
         drawing.figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.06, metadata=metadata)
