@@ -89,7 +89,7 @@ def _entry(paper: str, source: Path) -> dict[str, Any]:
 
 def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each paper as a Markdown table: what was judged of each class, and what was learned."""
-    yield "| paper | numbers it prints | others' numbers | against the authors' code | what it says in words | not run |"
+    yield "| paper | numbers it prints | others' numbers | against the authors' code | in words | not run |"
     yield "|---|---|---|---|---|---:|"
     rows = [(f"[{entry['paper']}](papers/{entry['paper']}/README.md)", entry["judged"]) for entry in entries]
     for name, judged in [*rows, ("all", [claim for _, group in rows for claim in group])]:
