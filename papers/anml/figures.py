@@ -39,6 +39,8 @@ READINGS = {
 OTHERS = ("#ca9161", "#44aa99", "#cc6677")
 """Colours of variants that have no title here."""
 KINDS = {"representation": "before the gate", "gate": "gate", "gated": "after the gate"}
+POINT: dict[str, Any] = {"marker": "X", "markersize": 5, "linestyle": "none"}
+"""How a number after few numbers of classes is drawn, between which nothing is known."""
 CHANCE = {"color": "0.55", "linestyle": ":", "linewidth": 1}
 
 PAPER, ORACLE, TALK = "ANML's authors: paper", "ANML's authors: paper, oracle", "ANML's authors: later talk"
@@ -52,12 +54,6 @@ NEAREST = {
     ("oml84_linear", AGAIN): "oml_linear",
 }
 """The method that a reported value stands with where the variant that it was reported of is not drawn."""
-TRAINING = {
-    ("N1", "anml_published"): (0.92, 0.97, 0.98, 0.97, 0.92),
-    ("N2", "anml"): (0.94, 0.98, 0.98, 0.97, 0.93),
-    ("N4", "oml84_linear"): (0.98, 0.97, 0.96, 0.95, 0.90),
-}
-"""Meta-test training accuracy of the replications after 10, 50, 100, 200 and 600 classes, which no claim has."""
 Reported = Mapping[tuple[str, str], Mapping[str, float]]
 """(variant, metric) -> source -> value."""
 
@@ -99,7 +95,7 @@ def readings(runs: Runs, claims: Claims) -> Drawing:
     reported = _reported(methods, claims)
     rows = _accuracy(axis, [method for method in methods if method not in longer] or methods, "test", reported)
     for method in longer:
-        rows += _curve(axis, method, "iid_test", "--") + _published(axis, method, "iid_test", reported)
+        rows += _curve(axis, method, "iid_test", joined=False) + _published(axis, method, "iid_test", reported)
     _name_lines(axis, methods, _ends(rows))
     return _finished(figure, rows, methods)
 
@@ -111,17 +107,24 @@ def oracles(runs: Runs, claims: Claims) -> Drawing:
     reported = _reported(methods, claims, PAPER, ORACLE, TALK)
     rows = _accuracy(left, methods, "test", reported)
     for method in methods:
-        rows += _curve(left, method, "iid_test", "--") + _published(left, method, "iid_test", reported)
+        rows += _curve(left, method, "iid_test", joined=False) + _published(left, method, "iid_test", reported, 600)
     tasks = sorted({600}.union(*(method.config["iid_tasks"] for method in methods)))
     for place, method in enumerate(methods, start=1):
-        rows += _curve(right, method, "drop") + _published(right, method, "drop", reported, tasks[-1], aside=8 * place)
+        rows += _curve(right, method, "drop", joined=False, aside=8 * place)
+        rows += _published(right, method, "drop", reported, tasks[-1], aside=8 * place)
     _classes_axis(right, tasks, beyond=1.12)
     right.set_title("relative drop from the oracle to the sequence", fontsize=10)
-    right.set_ylim(np.clip(right.get_ylim()[0], -0.5, -0.03), 1.03)
+    right.set_ylim(np.clip(right.get_ylim()[0], -0.15, -0.03), 1.03)
     names = [Line2D([], [], color=method.colour, linewidth=3, label=method.title) for method in methods]
     names.append(Line2D([], [], color="0.3", label="one class after the other"))
-    names.append(Line2D([], [], color="0.3", linestyle="--", label="i.i.d. oracle: the same drawings shuffled"))
-    return _finished(figure, rows, methods, names, notes=["Published drops at 600 stand side by side, right of 600."])
+    names.append(Line2D([], [], color="0.3", label="i.i.d. oracle: the same drawings shuffled", **POINT))
+    return _finished(
+        figure,
+        rows,
+        methods,
+        names,
+        notes=["Drops stand side by side, right of their number of classes; intervals below the panel are cut."],
+    )
 
 
 def activations(runs: Runs, claims: Claims) -> Drawing:
@@ -288,15 +291,11 @@ def _methods(runs: Runs, main: bool = True) -> list[Method]:
 
 
 def _reported(methods: Sequence[Method], claims: Claims, *sources: str) -> Reported:
-    """What others reported of these methods, out of the claims and `TRAINING`; by these sources, or by all."""
+    """What others reported of these methods, out of the claims; by these sources, or by all."""
     values = [
         (claim.id.partition("-")[0], claim.ours.variant, claim.ours.metric, value)
         for claim, value in published_values(claims, methods[0].runs)
     ]
-    for (name, variant), curve in TRAINING.items():
-        if methods[0].runs[0].identity.experiment == "meta_test":
-            counts = zip((10, 50, 100, 200, 600), curve, strict=True)
-            values += [(name, variant, f"train_{count}", value) for count, value in counts]
     drawn = {method.variant for method in methods}
     reported: dict[tuple[str, str], dict[str, float]] = {}
     for name, variant, metric, value in values:
@@ -311,23 +310,33 @@ def _reported(methods: Sequence[Method], claims: Claims, *sources: str) -> Repor
 def _accuracy(axis: Axes, methods: Sequence[Method], kind: str, reported: Reported) -> list[dict]:
     """Accuracy of every method against the number of classes, chance, and what others reported."""
     tasks = sorted({count for method in methods for count in method.config["tasks"]})
-    steps = np.geomspace(2, tasks[-1], 200)
+    ends = [int(metric.rpartition("_")[2]) for _, metric in reported if metric.rpartition("_")[0] == kind]
+    last = max([tasks[-1], *ends])
+    steps = np.geomspace(2, last, 200)
     axis.plot(steps, 1 / steps, **CHANCE, zorder=1)
     rows = [row for method in methods for row in _curve(axis, method, kind)]
-    rows += [row for method in methods for row in _published(axis, method, kind, reported)]
-    _classes_axis(axis, tasks)
+    rows += [row for method in methods for row in _published(axis, method, kind, reported, last)]
+    _classes_axis(axis, sorted({*tasks, *ends}))
+    if last > tasks[-1]:
+        axis.axvspan(tasks[-1], last, color="0.97", zorder=0)
+        axis.text((tasks[-1] + last) / 2, 0.03, "not run", ha="center", fontsize=7.5, color="0.4")
     axis.set_ylim(0, 1.02)
     axis.set_title({"train": "meta-test training accuracy", "test": "meta-test testing accuracy"}[kind], fontsize=10)
     return rows
 
 
-def _curve(axis: Axes, method: Method, metric: str, linestyle: str = "-") -> list[dict]:
-    """A metric's mean over seeds after numbers of classes, and its band."""
+def _curve(axis: Axes, method: Method, metric: str, joined: bool = True, aside: float = 0) -> list[dict]:
+    """A metric's mean over seeds after numbers of classes, and its interval: a line with a band, or single points."""
     tasks = method.config["tasks" if metric in ("train", "test") else "iid_tasks"]
     points = [method.summary(f"{metric}_{count}") for count in tasks]
     mean, low, high = ([point[name] for point in points] for name in ("value", "low", "high"))
-    axis.plot(tasks, mean, color=method.colour, marker="o", markersize=3.5, linewidth=1.3, linestyle=linestyle)
-    axis.fill_between(tasks, low, high, color=method.colour, alpha=0.18, linewidth=0)
+    if joined:
+        axis.plot(tasks, mean, color=method.colour, marker="o", markersize=3.5, linewidth=1.3)
+        axis.fill_between(tasks, low, high, color=method.colour, alpha=0.18, linewidth=0)
+    else:
+        places = np.add(tasks, aside)
+        axis.vlines(places, low, high, color=method.colour, alpha=0.35, linewidth=3)
+        axis.plot(places, mean, color=method.colour, **POINT)
     mark = {"variant": method.variant, "panel": metric}
     return [{**mark, "classes": count, **point} for count, point in zip(tasks, points, strict=True)]
 
@@ -392,7 +401,7 @@ def _ends(rows: Sequence[dict]) -> dict[str, tuple[float, float]]:
 
 
 def _name_lines(axis: Axes, methods: Sequence[Method], ends: Mapping[str, tuple[float, float]]) -> None:
-    """Titles right of a panel in the colour of the line, as near to its end as they can be without overlapping."""
+    """Titles right of the lines in their colours, as near to their ends as they can be without overlapping."""
     to_axes = axis.transData + axis.transAxes.inverted()
     methods = sorted(
         (method for method in methods if method.variant in ends), key=lambda method: ends[method.variant][1]
@@ -402,10 +411,11 @@ def _name_lines(axis: Axes, methods: Sequence[Method], ends: Mapping[str, tuple[
     stacked = np.cumsum(2 * half) - half  # one on the other from the bottom; each lifted no less than the one below
     lift = isotonic_regression([to_axes.transform(ends[method.variant])[1] for method in methods] - stacked).x
     places = stacked + np.clip(lift, 0, max(0, 1 - 2 * half.sum()))
+    beside = max(to_axes.transform(end)[0] for end in ends.values()) + 0.06
     line = {"arrowstyle": "-", "linewidth": 0.5, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3}
     for method, text, place in zip(methods, texts, places, strict=True):
         axis.annotate(
-            text, ends[method.variant], (1.07, place), "data", "axes fraction", line | {"color": method.colour},
+            text, ends[method.variant], (beside, place), "data", "axes fraction", line | {"color": method.colour},
             annotation_clip=False, color=method.colour, fontsize=8, va="center", linespacing=1.0,
         )  # fmt: skip
 
