@@ -91,7 +91,10 @@ def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each paper as a Markdown table: what was judged of each class, and what was learned."""
     yield "| paper | numbers it prints | others' numbers | against the authors' code | in words | not run |"
     yield "|---|---|---|---|---|---:|"
-    rows = [(f"[{entry['paper']}](papers/{entry['paper']}/README.md)", entry["judged"]) for entry in entries]
+    rows = [
+        (f"[{entry['paper']}](papers/{entry['paper']}/README.md): {entry['room'].title}", entry["judged"])
+        for entry in entries
+    ]
     for name, judged in [*rows, ("all", [claim for _, group in rows for claim in group])]:
         cells = [_tally(judged, origin) for origin in ("printed", "replication", "reference", "direction")]
         yield f"| {name} | {' | '.join(cells)} | {sum(claim.verdict == 'not run' for claim in judged)} |"
