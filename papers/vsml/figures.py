@@ -1,6 +1,6 @@
 """The paper's figures on cloning, on learning to learn, on invariance, on other data sets, and on what states do."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
+from scipy.special import stdtrit
 
 from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, published_values, seed_count, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
@@ -38,6 +39,8 @@ LEARNERS = {
     "sgd_deep": ("SGD, hidden layer", PALETTE[8], "--"),
 }
 """Title, colour and line of every learner, in the order of legends."""
+TEN_OUTPUTS = ("meta_rnn", "hebbian", "fast_weight_memory")
+"""Learners that answer with one of ten classes where there are two: their accuracy on Sum Sign is not comparable."""
 ASIDE = ("vsml_deep", "vsml_conv")
 """Learners that the figure of learning to learn leaves out, which has enough lines."""
 TASKS = {
@@ -84,7 +87,8 @@ ABLATIONS = {
     "bf16": "states kept in bfloat16",
     "deep": "a hidden layer of 8 nodes",
 }
-BAND = "Bands: two standard errors over seeds on either side."
+NO_SUM_SIGN = "Sum Sign has two classes; learners with ten outputs have no score there."
+BAND = "Bands: Student's 95 % intervals of the means."
 
 
 def learning(runs: Runs, claims: Claims) -> Drawing:
@@ -92,16 +96,23 @@ def learning(runs: Runs, claims: Claims) -> Drawing:
     treatments = by_variant(runs, [name for name in LEARNERS if name not in ASIDE])
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.6), sharey=True, layout="constrained")
     rows: list[dict[str, Any]] = []
-    for axis, task in zip(axes, ("mnist", "fashion-mnist"), strict=True):
+    tasks = ("mnist", "fashion-mnist")
+    titles = {name: LEARNERS[name][0] for name in treatments}
+    for name in [name for name in treatments if name.endswith("_tuned")]:
+        plain = treatments.get(name.removesuffix("_tuned"))
+        if plain and all(_same(plain, treatments[name], f"curve_{task}") for task in tasks):
+            titles[name.removesuffix("_tuned")] += "; the same with its rate tuned"
+            del treatments[name], titles[name]
+    for axis, task in zip(axes, tasks, strict=True):
         for name, treatment in treatments.items():
-            title, colour, line = LEARNERS[name]
+            title, (_, colour, line) = titles[name], LEARNERS[name]
             rows += _curve(axis, treatment, f"curve_{task}", colour, line, {"data": task, "learner": title})
         axis.set_title(TASKS[task] + (", meta-trained on" if task == "mnist" else ", never seen"), fontsize=10)
         axis.set(xlabel="examples seen", ylim=(0, 1))
         axis.axhline(0.1, color="0.7", linewidth=0.8, linestyle=(0, (1, 3)))
     axes[0].set_ylabel("accuracy over all examples so far")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(figure, treatments)
+    _legend(figure, titles)
     return drawing(figure, rows, treatments.values(), _means(treatments), BAND, "Dotted in grey: chance.")
 
 
@@ -112,13 +123,13 @@ def invariances(runs: Runs, claims: Claims) -> Drawing:
     figure, axis = plt.subplots(figsize=(5.6, 4.0), layout="constrained")
     rows: list[dict[str, Any]] = []
     shown = {name: title for name, title in CONDITIONS.items() if vsml.has(f"curve_{name}")}
-    for index, (name, title) in enumerate(shown.items()):
-        colour = "0.1" if name == "mnist" else PALETTE[index - 1]
-        rows += _curve(axis, vsml, f"curve_{name}", colour, "-", {"condition": title})
-        axis.plot([], [], color=colour, label=title)
+    for index, (name, title) in reversed([*enumerate(shown.items())]):  # the reference on top
+        colour, line = ("0.1", "--") if name == "mnist" else (PALETTE[index - 1], "-")
+        rows += _curve(axis, vsml, f"curve_{name}", colour, line, {"condition": title})
+        axis.plot([], [], color=colour, linestyle=line, label=title)
     axis.set(xlabel="examples seen", ylabel="accuracy over all examples so far", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="lower right", reverse=True)
     return drawing(figure, rows, treatments.values(), _means(treatments), BAND)
 
 
@@ -136,7 +147,7 @@ def unseen(runs: Runs, claims: Claims) -> Drawing:
         look = {"color": colour} if line != ":" else {"facecolor": "white", "edgecolor": colour, "hatch": "////"}
         handles.append(Patch(label=title, **look))
         for column, task in enumerate(tasks):
-            if not treatment.has(f"curve_{task}"):
+            if not treatment.has(f"curve_{task}") or (task == "sum-sign" and name in TEN_OUTPUTS):
                 continue
             values = treatment.metric(f"{task}_end")
             mean, *interval = treatment.mean_with_interval(f"{task}_end")
@@ -153,7 +164,7 @@ def unseen(runs: Runs, claims: Claims) -> Drawing:
         axis.plot([column - 0.45, column + 0.45], [chance, chance], color="0.4", linestyle=":", linewidth=1)
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     note = "Dots: seeds; lines: Student's 95 % intervals of their mean. Dotted: chance."
-    return drawing(figure, rows, treatments.values(), _means(treatments), note)
+    return drawing(figure, rows, treatments.values(), _means(treatments), note, NO_SUM_SIGN)
 
 
 def matrix(runs: Runs, claims: Claims) -> Drawing:
@@ -170,6 +181,9 @@ def matrix(runs: Runs, claims: Claims) -> Drawing:
         for place, row in enumerate(shown):
             treatment = treatments.get(f"{kind}_on_{row}")
             for column, (data, metric) in enumerate(columns.items() if treatment else ()):
+                if data == "sum-sign" and kind in TEN_OUTPUTS:
+                    axis.text(column + 0.5, place + 0.5, "–", ha="center", va="center", fontsize=8, color="0.4")
+                    continue
                 values = treatment.metric(metric)
                 means[place, column] = values.mean()
                 marks = {"learner": learner, "meta_trained_on": ROWS[row][0], "data": data}
@@ -190,8 +204,8 @@ def matrix(runs: Runs, claims: Claims) -> Drawing:
         axis.set(xlabel="tested on")
         plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
     axes[0].set_ylabel("meta-trained on")
-    note = "In per cent. Chance is 10; of Sum Sign 50 for VSML, which has an output a class."
-    return drawing(figure, rows, treatments.values(), _means(treatments), note)
+    note = "In per cent. Chance is 10, of Sum Sign 50."
+    return drawing(figure, rows, treatments.values(), _means(treatments), note, NO_SUM_SIGN)
 
 
 def introspection(runs: Runs, claims: Claims) -> Drawing:
@@ -282,7 +296,7 @@ def meta_training(runs: Runs, claims: Claims) -> Drawing:
             rows += table_rows(learner=title, seed=seed, meta_iteration=steps, accuracy=values)
     axis.set(xlabel="meta-iterations", ylabel="accuracy over whole episodes", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(figure, treatments)
+    _legend(figure, {name: LEARNERS[name][0] for name in treatments})
     note = "Episodes differ in size and length between learners and stages: jumps of VSML are changes of stage."
     return drawing(figure, rows, treatments.values(), note)
 
@@ -331,9 +345,9 @@ def ablations(runs: Runs, claims: Claims) -> Drawing:
 def _curve(
     axis: Axes, treatment: Treatment, name: str, colour: Any, line: str, labels: Mapping[str, str], window: int = 0
 ) -> list[dict[str, Any]]:
-    """A curve's mean over seeds with twice its standard error; its rows of the table, thinned.
+    """A curve's mean over seeds with its 95 % interval; its rows of the table, thinned.
 
-    Means over windows come with each seed's line instead of the error.
+    Means over windows come with each seed's line instead of the interval.
     """
     if not treatment.has(name):
         return []
@@ -345,17 +359,24 @@ def _curve(
     if window:
         axis.plot(x, values.T, color=colour, linestyle=line, linewidth=0.6, alpha=0.6)
     else:
-        axis.fill_between(x, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.2, linewidth=0)
+        half = error * (stdtrit(len(values) - 1, 0.975) if len(values) > 1 else 0)
+        band = np.clip([mean - half, mean + half], 0, 1)
+        axis.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
     kept = np.unique(np.geomspace(1, len(x), 60).astype(int)) - 1
     return table_rows(**labels, examples=x[kept], mean=mean[kept], standard_error=error[kept])
 
 
-def _legend(figure: Figure, treatments: Iterable[str]) -> None:
+def _same(first: Treatment, second: Treatment, curve: str) -> bool:
+    """Whether two learners have the same curve, as where tuning keeps the rate; also where neither has one."""
+    if not first.has(curve) or not second.has(curve):
+        return first.has(curve) is second.has(curve)
+    return np.array_equal(first.array(curve), second.array(curve))
+
+
+def _legend(figure: Figure, titles: Mapping[str, str]) -> None:
     """The learners above the panels."""
-    handles = [
-        Line2D([], [], color=colour, linestyle=line, label=title)
-        for title, colour, line in (LEARNERS[name] for name in treatments)
-    ]
+    looks = {name: {"color": LEARNERS[name][1], "linestyle": LEARNERS[name][2]} for name in titles}
+    handles = [Line2D([], [], label=title, **looks[name]) for name, title in titles.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
 
 
