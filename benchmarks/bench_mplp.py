@@ -52,7 +52,8 @@ def lifetime(config: object, count: int, repeats: int) -> float:
     from papers.mplp.evaluation import Learner, Setting, program
     from papers.mplp.lifetime import live
     from papers.mplp.meta_train import spec_of
-    from papers.mplp.network import init_network, init_protocol, init_statistics
+    from papers.mplp.network import init_network
+    from papers.mplp.protocol import init_protocol, init_statistics
     from papers.mplp.tasks import Images
 
     spec, keys = spec_of(config), jax.random.split(jax.random.key(0), 3)
