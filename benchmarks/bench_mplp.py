@@ -13,7 +13,8 @@ from common.train.jax import batch_seeds
 from papers.mplp.evaluation import Learner, Setting, program
 from papers.mplp.lifetime import live
 from papers.mplp.meta_train import begin, meta_step, spec_of
-from papers.mplp.network import init_network, init_protocol, init_statistics
+from papers.mplp.network import init_network
+from papers.mplp.protocol import init_protocol, init_statistics
 from papers.mplp.released import TRAINED
 from papers.mplp.tasks import Images
 

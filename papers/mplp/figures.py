@@ -6,20 +6,22 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, panel_row, published_values, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
+from common.room import spec
 from papers.mplp.tasks import GRID
 
 __all__ = ["horizon", "initial_network", "losses", "meta_training", "mnist", "own", "predictions", "transfer"]
 
-BAND = "Lines: means over all lifetimes; bands: one standard deviation on either side; open diamonds: reference."
+BAND = "Thick lines: means over all lifetimes; thin lines: each seed; bands: 16 % to 84 % of the lifetimes."
+DIAMONDS = "Open diamonds: reference."
 
 
 def losses(runs: Runs, claims: Claims) -> Drawing:
     """Loss of a new sinusoid against steps, released protocol and Adam."""
-    panels = {"released/sinusoid": ("MPLP, released parameters", 0.03), "baseline/sinusoid_adam": ("Adam", 0.045)}
+    panels = {"released/sinusoid": ("MPLP, released parameters", 0.05), "baseline/sinusoid_adam": ("Adam", 0.05)}
     return _losses(runs, claims, panels)
 
 
@@ -55,13 +57,14 @@ def _losses(runs: Runs, claims: Claims, panels: Mapping[str, tuple[str, float]])
             PALETTE, ("seen", "loss"), ("train loss", "eval loss"), (1, 0), strict=False
         ):
             marks = {"learner": title, "measure": label}
-            rows += _band(axis, _lifetimes(treatment, array), first, colour, marks, label)
+            rows += _band(axis, treatment.array(array), first, colour, marks, label)
         rows += _references(axis, treatment, claims, {"learner": title, "measure": "reference"})
         axis.set_title(title, fontsize=10)
         axis.set(xlabel="num steps", ylabel="L2 loss", ylim=(0, top))
-        axis.set_xticks(range(_lifetimes(treatment, "loss").shape[1]))
-        axis.legend(fontsize=8)
-    return drawing(figure, rows, treatments.values(), BAND, _count(treatments))
+        axis.set_xticks(range(treatment.array("loss").shape[-1]))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
+    diamonds = [DIAMONDS] if any(row["measure"] == "reference" for row in rows) else []
+    return drawing(figure, rows, treatments.values(), BAND, *diamonds, _count(treatments))
 
 
 def predictions(runs: Runs, claims: Claims) -> Drawing:
@@ -118,18 +121,19 @@ def horizon(runs: Runs, claims: Claims) -> Drawing:
         sinusoid, meta_trained = treatment.has("loss"), name.startswith("evaluate")
         title = f"sinusoids{', meta-trained here' if meta_trained else ''}: loss" if sinusoid else "MNIST: accuracy"
         label = "lifetimes of 5 steps" if meta_trained and cured else None
-        rows += _band(axis, _lifetimes(treatment), 0, PALETTE[0], {"learner": name, "measure": title}, label)
+        rows += _band(axis, _measured(treatment), 0, PALETTE[0], {"learner": name, "measure": title}, label)
         for cured_name, cured_treatment in (cured if meta_trained else {}).items():
             marks = {"learner": cured_name, "measure": title}
-            rows += _band(axis, _lifetimes(cured_treatment), 0, PALETTE[1], marks, "of 5 to 10 steps")
-            axis.legend(fontsize=8, loc="upper left")
+            rows += _band(axis, _measured(cured_treatment), 0, PALETTE[1], marks, "lifetimes of 5 to 10 steps")
+            figure.legend(*axis.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8)
         axis.set(
             xlabel="num steps", yscale="log" if meta_trained else "linear", ylim=(1e-3 if meta_trained else 0, None)
         )
         trained = 5 if sinusoid else 20
         axis.axvline(trained, color="0.4", linestyle=":", linewidth=1)
-        axis.text(trained, axis.get_ylim()[1], " as trained", fontsize=8, color="0.4", va="top")
-        axis.set_title(title, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.text(trained, axis.get_ylim()[1], " as trained", fontsize=8, color="0.4", va="bottom", ha="center")
+        axis.set_title(title, fontsize=10, pad=14)
         if not sinusoid:
             axis.yaxis.set_major_formatter(PercentFormatter(1))
     treatments |= cured
@@ -152,36 +156,42 @@ def transfer(runs: Runs, claims: Claims) -> Drawing:
 
 def _accuracies(runs: Runs, claims: Claims, lines: Mapping[str, tuple[str, Any, str]]) -> Drawing:
     treatments = by_variant(runs, lines, with_experiment=True)
-    figure, axis = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.6, 4.0), layout="constrained")
     rows: list[dict[str, Any]] = []
     for name, treatment in treatments.items():
         title, colour, line = lines[name]
+        untuned, tuned = treatments.get(name.removesuffix("_tuned")), treatments.get(f"{name}_tuned")
+        if untuned and untuned is not treatment and _same(untuned, treatment):
+            continue
+        title += " (tuned: the same rate)" if tuned and _same(treatment, tuned) else ""
         spread = 0.12 if line == "-" else 0.0
-        rows += _band(axis, _lifetimes(treatment), 0, colour, {"learner": title}, title, spread, line)
+        rows += _band(axis, _measured(treatment), 0, colour, {"learner": title}, title, spread, line)
         rows += _references(axis, treatment, claims, {"learner": f"{title}, reference"}, colour)
     axis.set(xlabel="Number of steps", ylabel="Accuracy", ylim=(0, None))
     axis.set_xticks(range(0, 21, 4))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.axhline(0.1, color="0.8", linewidth=0.8, zorder=0)
-    axis.legend(fontsize=8, loc="upper left")
-    return drawing(figure, rows, treatments.values(), BAND, _count(treatments), "Horizontal line: chance.")
+    figure.legend(loc="outside right upper", fontsize=8)
+    notes = (BAND, DIAMONDS, _count(treatments), "Horizontal line: chance.")
+    return drawing(figure, rows, treatments.values(), *notes)
 
 
 def meta_training(runs: Runs, claims: Claims) -> Drawing:
     """Meta-loss against meta-steps, every seed a line."""
     treatments = by_variant(runs, sorted({run.identity.variant for run in runs}))
-    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    titles = spec.load("mplp").experiments["meta_train"].variants
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     rows: list[dict[str, Any]] = []
     for colour, (variant, treatment) in zip(PALETTE, treatments.items(), strict=False):
         for seed, course in treatment.histories():
             width = max(1, len(course) // 100)
             smooth = np.convolve(course["loss"], np.ones(width) / width, "valid")
             steps = course["step"][width - 1 :]
-            label = variant.replace("_", " ") if seed == treatment.seeds[0] else None
+            label = titles[variant].title if seed == treatment.seeds[0] else None
             axis.plot(steps, smooth, color=colour, linewidth=1, label=label)
             rows += table_rows(variant=variant, seed=seed, meta_step=steps[::width], loss=smooth[::width])
     axis.set(xlabel="meta-steps", ylabel="meta-loss", yscale="log")
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=7)
     note = "Means over a hundredth of the meta-training; one line a seed."
     return drawing(figure, rows, treatments.values(), note)
 
@@ -189,22 +199,32 @@ def meta_training(runs: Runs, claims: Claims) -> Drawing:
 # --- parts ---------------------------------------------------------------------------------------------------
 
 
-def _lifetimes(treatment: Treatment, name: str = "") -> np.ndarray:
-    """A measure after each step, by default loss or accuracy, of all lifetimes of all seeds: (lifetimes, steps)."""
-    values = treatment.array(name or ("loss" if treatment.has("loss") else "accuracy"))
-    return values.reshape(-1, values.shape[-1])
+def _measured(treatment: Treatment) -> np.ndarray:
+    """Loss or accuracy after each step: (seeds, lifetimes, steps)."""
+    return treatment.array("loss" if treatment.has("loss") else "accuracy")
+
+
+def _same(one: Treatment, other: Treatment) -> bool:
+    """Whether two treatments measured the same, as Adam tuned to the rate that it had."""
+    return np.array_equal(_measured(one), _measured(other))
 
 
 def _band(
     axis: Axes, values: np.ndarray, first: int, colour: Any, labels: Mapping[str, str], label: str | None,
     band: float = 0.25, line: str = "-",
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Mean over lifetimes with one standard deviation on either side; its rows of the table."""
-    steps = np.arange(values.shape[1]) + first
-    mean, deviation = values.mean(0), values.std(0)
+    """Mean over lifetimes, each seed's mean, and a band of the middle lifetimes; the rows of the table.
+
+    Arguments:
+        values: A measure of each seed and lifetime after each step: (seeds, lifetimes, steps).
+        first: The step of the first value.
+    """
+    steps = np.arange(values.shape[-1]) + first
+    mean, (low, high) = values.mean((0, 1)), np.quantile(values, (0.16, 0.84), axis=(0, 1))
+    axis.plot(steps, values.mean(1).T, line, color=colour, linewidth=0.5, alpha=0.6)
     axis.plot(steps, mean, line, color=colour, linewidth=1.6, label=label)
-    axis.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=band, linewidth=0)
-    return table_rows(**labels, step=steps, mean=mean, standard_deviation=deviation)
+    axis.fill_between(steps, low, high, color=colour, alpha=band, linewidth=0)
+    return table_rows(**labels, step=steps, mean=mean, quantile_16=low, quantile_84=high)
 
 
 def _references(
@@ -221,5 +241,5 @@ def _references(
 
 
 def _count(treatments: Mapping[str, Treatment]) -> str:
-    counts = [f"{name} {len(_lifetimes(treatment))}" for name, treatment in treatments.items()]
+    counts = [f"{name} {_measured(treatment)[..., 0].size}" for name, treatment in treatments.items()]
     return f"Lifetimes: {', '.join(counts)}."

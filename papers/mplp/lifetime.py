@@ -6,18 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from papers.mplp.network import (
-    Layer,
-    Protocol,
-    Spec,
-    State,
-    Statistics,
-    elementwise_loss,
-    init_state,
-    init_statistics,
-    inner_update,
-    predict,
-)
+from papers.mplp.network import Layer, Spec, elementwise_loss, predict
+from papers.mplp.protocol import Protocol, State, Statistics, init_state, init_statistics, inner_update
 
 __all__ = ["collect_statistics", "live", "mean_loss", "meta_loss", "normalised"]
 

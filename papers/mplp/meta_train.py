@@ -16,7 +16,8 @@ from papers.mplp.agents import Stateless
 from papers.mplp.config import MetaTrain
 from papers.mplp.evaluation import side_of
 from papers.mplp.lifetime import collect_statistics, live, meta_loss, normalised
-from papers.mplp.network import Layer, Protocol, Spec, Statistics, init_network, init_protocol, init_statistics
+from papers.mplp.network import Layer, Spec, init_network
+from papers.mplp.protocol import Protocol, Statistics, init_protocol, init_statistics
 
 __all__ = [
     "Learned",

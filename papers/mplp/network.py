@@ -1,11 +1,6 @@
-"""Networks whose weights, biases, activations and losses are agents: one step of learning by messages.
+"""The networks that learn: their specification, the ordinary forward pass, and the loss of each output.
 
-The forward pass is the ordinary one. Then messages go backwards: from the loss through each layer, within a dense layer
-first to the biases, then to the weights. Every agent receives a message and the values of its operation in the forward
-pass, and a weight or a bias changes by what its agents propose.
-
-Arrays have the axes (E, B, units): networks, examples, units; weights (E, A, O). The inputs of agents have their
-features in front.
+Arrays have the axes (E, B, units): networks, examples, units; weights (E, A, O).
 """
 
 from dataclasses import dataclass
@@ -15,34 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from papers.mplp.agents import (
-    GRU,
-    WIDTHS,
-    Standardiser,
-    Stateless,
-    gru,
-    init_gru,
-    init_stateless,
-    measure,
-    stateless,
-)
+from papers.mplp.agents import WIDTHS
 
 __all__ = [
     "ACTIVATIONS",
-    "Agents",
-    "Carries",
+    "LEAST",
+    "ForwardValues",
     "Layer",
-    "LayerStatistics",
-    "Protocol",
     "Spec",
-    "State",
-    "Statistics",
     "elementwise_loss",
+    "forward",
     "init_network",
-    "init_protocol",
-    "init_state",
-    "init_statistics",
-    "inner_update",
     "predict",
 ]
 
@@ -89,63 +67,6 @@ class Layer(NamedTuple):
     b: Float[Array, "E O"]
 
 
-class Carries(NamedTuple):
-    """States of the agents of a dense layer and of the operation after it (activation, softmax, or nothing)."""
-
-    w: Float[Array, "c E B A O"] | None
-    b: Float[Array, "c E B O"] | None
-    operation: Float[Array, "c E B O"] | None
-
-
-class State(NamedTuple):
-    """What one step of learning changes: the networks and the states of their agents."""
-
-    layers: tuple[Layer, ...]
-    carries: tuple[Carries, ...] | None
-    """States of the agents of each layer; None for agents without state."""
-    loss: Float[Array, "c E B O"] | None
-
-
-class Agents(NamedTuple):
-    """The agents of a dense layer: of weights and biases (None where shared), with factors on their changes, and of the
-    operation after the layer."""
-
-    w: GRU | Stateless | None
-    b: GRU | Stateless | None
-    scale_w: Float[Array, ""]
-    scale_b: Float[Array, ""]
-    operation: GRU | Stateless | None
-
-
-class Protocol(NamedTuple):
-    """Everything that is meta-learned."""
-
-    layers: tuple[Agents, ...]
-    loss: GRU | Stateless
-    shared_w: GRU | None = None
-    shared_b: GRU | None = None
-
-
-class LayerStatistics(NamedTuple):
-    """Standardisers of the inputs of a layer's agents, and means of the proposals of its weights and biases."""
-
-    w: Standardiser
-    b: Standardiser
-    mean_w: Float[Array, ""]
-    mean_b: Float[Array, ""]
-    operation: Standardiser | None
-
-
-class Statistics(NamedTuple):
-    """Statistics of all layers and of the loss; collected once, not trained."""
-
-    layers: tuple[LayerStatistics, ...]
-    loss: Standardiser
-
-
-# --- the start -----------------------------------------------------------------------------------------------
-
-
 def init_network(key: Array, spec: Spec, count: int = 1) -> tuple[Layer, ...]:
     """`count` networks with normal weights of standard deviation 0.05 and zero biases."""
     keys = jax.random.split(key, spec.depth)
@@ -153,76 +74,6 @@ def init_network(key: Array, spec: Spec, count: int = 1) -> tuple[Layer, ...]:
         Layer(KERNEL_DEVIATION * jax.random.normal(k, (count, rows, columns)), jnp.zeros((count, columns)))
         for k, rows, columns in zip(keys, spec.sizes[:-1], spec.sizes[1:], strict=True)
     )
-
-
-def _has_operation(spec: Spec, layer: int) -> bool:
-    return layer < spec.depth - 1 or spec.loss == "ce"
-
-
-def _scalars(spec: Spec, layer: int) -> int:
-    """Number of scalars that the operation after a layer receives: z; at the last layer z, z - max z, exp, and sum."""
-    return 1 if layer < spec.depth - 1 else 4
-
-
-def init_protocol(key: Array, spec: Spec) -> Protocol:
-    """Untrained agents, with factors of 0.05 / 5 on changes (official code)."""
-    m = spec.message
-    keys = jax.random.split(key, 3 * spec.depth + 3)
-
-    def agent(key: Array, inputs: int, owner: bool) -> GRU | Stateless:
-        if not spec.hidden:
-            return init_stateless(key, inputs, m, owner, spec.widths)
-        return init_gru(key, inputs, m + spec.hidden + owner, spec.widths)
-
-    layers = []
-    for index in range(spec.depth):
-        kw, kb, ko = keys[3 * index : 3 * index + 3]
-        operation = agent(ko, m + _scalars(spec, index), owner=False) if _has_operation(spec, index) else None
-        owners = (None, None) if spec.shared else (agent(kw, m + 2, owner=True), agent(kb, m + 2, owner=True))
-        layers.append(Agents(*owners, jnp.float32(0.01), jnp.float32(0.01), operation))
-    shared = [agent(k, m + 2, owner=True) if spec.shared else None for k in keys[-2:]]
-    return Protocol(tuple(layers), agent(keys[-3], 4, owner=False), *shared)
-
-
-def init_statistics(spec: Spec) -> Statistics:
-    """Neutral statistics: shifts 0, norms 1, means 0."""
-
-    def neutral(scalars: int) -> Standardiser:
-        return Standardiser(jnp.ones(1 + scalars), jnp.zeros(1 + scalars))
-
-    return Statistics(
-        tuple(
-            LayerStatistics(
-                neutral(2), neutral(2), jnp.float32(0), jnp.float32(0),
-                neutral(_scalars(spec, index)) if _has_operation(spec, index) else None,
-            )
-            for index in range(spec.depth)
-        ),
-        neutral(3),
-    )  # fmt: skip
-
-
-def init_state(spec: Spec, layers: tuple[Layer, ...], batch: int) -> State:
-    """The state at the start of a lifetime: all agents' states are zero."""
-    if not spec.hidden:
-        return State(layers, None, None)
-    c = spec.message + spec.hidden
-
-    def zeros(features: int, shape: tuple[int, ...]) -> Array:
-        return jnp.zeros((features, len(layers[0].w), batch, *shape))
-
-    carries = tuple(
-        Carries(
-            zeros(c + 1, layer.w.shape[1:]),
-            zeros(c + 1, layer.b.shape[1:]),
-            zeros(c, layer.b.shape[1:]) if _has_operation(spec, index) else None,
-        )
-        for index, layer in enumerate(layers)
-    )
-    return State(layers, carries, zeros(c, layers[-1].b.shape[1:]))
-
-
-# --- the forward pass ----------------------------------------------------------------------------------------
 
 
 class ForwardValues(NamedTuple):
@@ -233,9 +84,8 @@ class ForwardValues(NamedTuple):
     z: Float[Array, "E B O"]
 
 
-def _forward(
-    spec: Spec, layers: tuple[Layer, ...], x: Array
-) -> tuple[Float[Array, "E B O"], tuple[ForwardValues, ...]]:
+def forward(spec: Spec, layers: tuple[Layer, ...], x: Array) -> tuple[Float[Array, "E B O"], tuple[ForwardValues, ...]]:
+    """Outputs of the networks, and what the agents of each layer receive of the forward pass."""
     values = []
     for index, layer in enumerate(layers):
         product = jnp.einsum("ebi,eio->ebo", x, layer.w)
@@ -250,7 +100,7 @@ def _forward(
 
 def predict(spec: Spec, layers: tuple[Layer, ...], x: Float[Array, "E B A"]) -> Float[Array, "E B O"]:
     """Outputs of the networks; probabilities if they are classifiers."""
-    return _forward(spec, layers, x)[0]
+    return forward(spec, layers, x)[0]
 
 
 def elementwise_loss(
@@ -260,102 +110,3 @@ def elementwise_loss(
     if spec.loss == "l2":
         return 0.5 * (target - prediction) ** 2
     return -target * jnp.log(jnp.clip(prediction, LEAST, 1 - LEAST))
-
-
-# --- messages backwards --------------------------------------------------------------------------------------
-
-
-def inner_update(
-    protocol: Protocol,
-    statistics: Statistics,
-    spec: Spec,
-    state: State,
-    x: Float[Array, "E B A"],
-    target: Float[Array, "E B O"],
-    collect: bool = False,
-) -> tuple[State, Statistics]:
-    """One step of learning on one batch; returns the new state and statistics.
-
-    Arguments:
-        collect: Whether agents use, and the function returns, statistics of this step instead of the given ones.
-    """
-    prediction, values = _forward(spec, state.layers, x)
-    _, message, loss_carry, loss_standardiser = _speak(
-        protocol.loss, statistics.loss, _loss_blocks(spec, prediction, target), state.loss, spec.message, collect
-    )
-    layers, carries, layer_statistics = [], [], []
-    for index in reversed(range(spec.depth)):
-        carry = state.carries[index] if state.carries is not None else Carries(None, None, None)
-        message, layer, carry, collected = _dense(
-            protocol, statistics.layers[index], spec, index, state.layers[index], carry, values[index], message, collect
-        )
-        layers.append(layer)
-        carries.append(carry)
-        layer_statistics.append(collected)
-    after = State(tuple(layers[::-1]), tuple(carries[::-1]) if state.carries is not None else None, loss_carry)
-    return after, Statistics(tuple(layer_statistics[::-1]), loss_standardiser)
-
-
-def _loss_blocks(spec: Spec, p: Array, t: Array) -> list[Float[Array, "1 E B O"]]:
-    loss = elementwise_loss(spec, p, t)
-    if spec.loss == "l2":
-        return [part[None] for part in (loss, p, t, t - p)]
-    p = jnp.clip(p, LEAST, 1 - LEAST)
-    return [part[None] for part in (loss, p, t, jnp.log(p))]
-
-
-def _operation_blocks(spec: Spec, index: int, z: Array) -> list[Float[Array, "1 E B O"]]:
-    if index < spec.depth - 1:
-        return [z[None]]
-    shifted = z - z.max(-1, keepdims=True)
-    e = jnp.exp(shifted)
-    return [part[None] for part in (z, shifted, e, jnp.broadcast_to(e.sum(-1, keepdims=True), e.shape))]
-
-
-def _dense(
-    protocol: Protocol, statistics: LayerStatistics, spec: Spec, index: int, layer: Layer, carry: Carries,
-    values: ForwardValues, message: Array, collect: bool,
-) -> tuple[Array, Layer, Carries, LayerStatistics]:  # fmt: skip
-    """Messages through the operation after a dense layer, then its biases, then its weights."""
-    agents = protocol.layers[index]
-    operation, standardiser_operation = carry.operation, statistics.operation
-    if agents.operation is not None:
-        blocks = [message, *_operation_blocks(spec, index, values.z)]
-        _, message, operation, standardiser_operation = _speak(
-            agents.operation, statistics.operation, blocks, carry.operation, spec.message, collect
-        )
-    b = layer.b[None, :, None, :]
-    proposal_b, message, carry_b, standardiser_b = _speak(
-        agents.b or protocol.shared_b, statistics.b, [message, b, values.product[None]], carry.b, spec.message, collect
-    )
-    blocks = [message[:, :, :, None, :], layer.w[None, :, None], values.x[None, :, :, :, None]]
-    proposal_w, message, carry_w, standardiser_w = _speak(
-        agents.w or protocol.shared_w, statistics.w, blocks, carry.w, spec.message, collect
-    )
-    mean_b, mean_w = (proposal_b.mean(), proposal_w.mean()) if collect else (statistics.mean_b, statistics.mean_w)
-    new_layer = Layer(
-        layer.w + agents.scale_w * (proposal_w.mean(1) - mean_w),
-        layer.b + agents.scale_b * (proposal_b.mean(1) - mean_b),
-    )
-    collected = LayerStatistics(standardiser_w, standardiser_b, mean_w, mean_b, standardiser_operation)
-    return message.mean(-1), new_layer, Carries(carry_w, carry_b, operation), collected
-
-
-def _speak(
-    agent: GRU | Stateless | None, standardiser: Standardiser | None, blocks: list[Array], carry: Array | None,
-    message: int, collect: bool,
-) -> tuple[Array, Array, Array | None, Standardiser]:  # fmt: skip
-    """The agents' proposals for the numbers they own (meaningless where they own none), their messages, their next
-    states, and the standardiser they used."""
-    assert agent is not None
-    assert standardiser is not None
-    if collect:
-        standardiser = measure(blocks)
-    if isinstance(agent, GRU):
-        assert carry is not None
-        carry = gru(agent, standardiser, blocks, carry)
-        return carry[0], carry[-message:], carry, standardiser
-    shape = jnp.broadcast_shapes(*(block.shape[1:] for block in blocks))
-    sent = stateless(agent.message, standardiser, blocks, shape)
-    proposal = sent[0] if agent.update is None else stateless(agent.update, standardiser, blocks, shape)[0]
-    return proposal, sent, None, standardiser

@@ -15,7 +15,8 @@ from papers.mplp.agents import GRU, MLP, Standardiser, Stateless
 from papers.mplp.config import MetaTrain, Released
 from papers.mplp.evaluate import measure
 from papers.mplp.meta_train import Learned, spec_of
-from papers.mplp.network import Agents, Layer, LayerStatistics, Protocol, Spec, Statistics
+from papers.mplp.network import Layer, Spec
+from papers.mplp.protocol import Agents, LayerStatistics, Protocol, Statistics
 
 __all__ = ["TRAINED", "gru_of", "network_of", "protocol_of", "train"]
 

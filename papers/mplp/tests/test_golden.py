@@ -16,17 +16,8 @@ from common import data
 from papers.mplp import released
 from papers.mplp.agents import Standardiser, gru, measure
 from papers.mplp.lifetime import collect_statistics, live, mean_loss, meta_loss
-from papers.mplp.network import (
-    Layer,
-    Protocol,
-    Spec,
-    State,
-    Statistics,
-    elementwise_loss,
-    init_state,
-    inner_update,
-    predict,
-)
+from papers.mplp.network import Layer, Spec, elementwise_loss, predict
+from papers.mplp.protocol import Protocol, State, Statistics, init_state, inner_update
 from papers.mplp.tasks import resize
 
 golden, slow_golden = Golden("mplp"), Golden("mplp")

@@ -10,22 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from papers.mplp import network
-from papers.mplp.agents import Standardiser, gru, init_gru, init_mlp, init_stateless, stateless
+from papers.mplp import protocol as messages
+from papers.mplp.agents import GRU, Standardiser, gru, init_gru, init_mlp, init_stateless, stateless
 from papers.mplp.lifetime import live, meta_loss
-from papers.mplp.network import (
-    GRU,
-    Layer,
+from papers.mplp.network import Layer, Spec, elementwise_loss, init_network, predict
+from papers.mplp.protocol import (
     Protocol,
-    Spec,
     Statistics,
-    elementwise_loss,
-    init_network,
     init_protocol,
     init_state,
     init_statistics,
     inner_update,
-    predict,
 )
 
 SPECS = {
@@ -93,7 +88,7 @@ def test_gradient_descent_is_a_protocol(monkeypatch: pytest.MonkeyPatch, x64: No
     _, _, layers, x, y = lifetime(spec)
     batch, outputs = x.shape[2], spec.sizes[-1]
 
-    def speak(agent: str, _s: object, blocks: list, _c: object, _m: int, _collect: bool) -> tuple:
+    def agent_step(agent: str, _s: object, blocks: list, _c: object, _m: int, _collect: bool) -> tuple:
         if agent == "loss":  # of elementwise (t - p)^2 / 2 the message is t - p
             return None, blocks[3], None, None
         if agent == "relu":
@@ -103,8 +98,8 @@ def test_gradient_descent_is_a_protocol(monkeypatch: pytest.MonkeyPatch, x64: No
         message, w, seen = blocks  # weights: the layer above takes the mean over outputs for the sum
         return (message * seen)[0], message * w * w.shape[-1], None, None
 
-    monkeypatch.setattr(network, "_speak", speak)
-    dense = network.Agents("weight", "bias", jnp.float64(rate), jnp.float64(rate), "relu")
+    monkeypatch.setattr(messages, "_agent_step", agent_step)
+    dense = messages.Agents("weight", "bias", jnp.float64(rate), jnp.float64(rate), "relu")
     protocol = Protocol((dense, dense._replace(operation=None)), "loss")
 
     @jax.jit
