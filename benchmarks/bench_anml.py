@@ -30,7 +30,7 @@ def measure(changes: dict, iterations: int, repeats: int) -> tuple[list[float], 
     import optax
 
     from papers.anml.config import MetaTrain
-    from papers.anml.meta_learning import meta_gradient
+    from papers.anml.fast_meta_learning import fast_meta_gradient
     from papers.anml.meta_train import init_learner, scheme
 
     config = MetaTrain(**changes)
@@ -44,7 +44,7 @@ def measure(changes: dict, iterations: int, repeats: int) -> tuple[list[float], 
     def advance(state: tuple) -> tuple:
         def iteration(state: tuple, _: None) -> tuple:
             learner, kept = state
-            slope, metrics = meta_gradient(learner, rule, x, labels, steps)
+            slope, metrics = fast_meta_gradient(learner, rule, x, labels, steps)
             updates, kept = adam.update(slope, kept)
             return (optax.apply_updates(learner, updates), kept), metrics["loss"]
 

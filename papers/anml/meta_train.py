@@ -14,17 +14,9 @@ from common.train.recorder import Outcome, Recorder
 from common.train.trees import flatten_jax
 from papers.anml import omniglot
 from papers.anml.config import MetaTrain
-from papers.anml.meta_learning import (
-    Learner,
-    Scheme,
-    gates,
-    logits,
-    mean_gradient,
-    meta_gradient,
-    modulated,
-    reset_row,
-)  # fmt: skip
-from papers.anml.networks import NETWORKS, init_dense, init_trunk, trunk
+from papers.anml.fast_meta_learning import fast_meta_gradient, images_at_once, mean_gradient
+from papers.anml.meta_learning import Learner, Scheme, reset_row, scores
+from papers.anml.networks import NETWORKS, init_dense, init_trunk
 
 __all__ = ["init_learner", "scheme", "train"]
 
@@ -109,7 +101,7 @@ def _meta_training_gradient(config: MetaTrain, learner: Learner, drawings: Array
     x = jnp.concatenate([drawings[remembered // count, remembered % count], drawings[label, order]])
     labels = jnp.concatenate([remembered // count, jnp.broadcast_to(label, config.inner_steps)])
     learner = learner._replace(head=reset_row(learner.head, keys[3], label))
-    return learner, *meta_gradient(learner, scheme(config), x, labels, config.inner_steps)
+    return learner, *fast_meta_gradient(learner, scheme(config), x, labels, config.inner_steps)
 
 
 def _pretraining_gradient(config: MetaTrain, learner: Learner, drawings: Array, key: Array) -> Gradient:
@@ -121,13 +113,11 @@ def _pretraining_gradient(config: MetaTrain, learner: Learner, drawings: Array, 
     classes, count = drawings.shape[:2]
     size = config.remember + config.inner_steps
     chosen = jax.random.choice(key, classes * count, (size,), replace=False)
-
-    def scores(learner: Learner, x: Array) -> Array:
-        h = modulated(trunk(learner.trunk, NETWORKS[config.network], x), gates(learner, scheme(config), x))
-        return logits(learner.head, None, h, config.inner_rate)
-
     x, labels = drawings[chosen // count, chosen % count], chosen // count
-    gradient, losses, correct = mean_gradient(scores, learner, x, labels, scheme(config).at_once(size))
+    rule = scheme(config)
+    gradient, losses, correct = mean_gradient(
+        lambda learner, x: scores(learner, rule, x), learner, x, labels, images_at_once(rule, size)
+    )
     return learner, gradient, {"loss": losses.mean(), "accuracy": correct.mean()}
 
 
