@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from papers.anml.meta_learning import Learner, Scheme, cross_entropy, gates, metrics, modulated
+from papers.anml.meta_learning import (
+    Learner,
+    Scheme,
+    cross_entropy,
+    dense,
+    gates,
+    logits,
+    metrics,
+    modulated,
+    representation,
+)
 from papers.anml.networks import Conv, Dense, trunk
 
 __all__ = ["Trace", "fast_inner_loop", "fast_meta_gradient", "images_at_once", "mean_gradient", "probes"]
@@ -57,13 +67,14 @@ def fast_meta_gradient(
         source = trunk(learner.trunk, scheme.blocks, trajectory) if scheme.plastic == "head" else trajectory
         return fast_inner_loop(learner, scheme, source, gates(learner, scheme, trajectory), labels[-1], zeros)
 
+    def output(stepped: tuple[Dense, Trace], h: Array) -> Array:
+        layer, trace = stepped
+        return dense(layer, h) + _change(trace, h, scheme.rate)
+
     def scores(parameters: tuple[Learner, Fast], x: Array) -> Array:
         learner, (convs, traces) = parameters
-        h = modulated(trunk(learner.trunk if convs is None else convs, scheme.blocks, x), gates(learner, scheme, x))
-        for index, (layer, trace) in enumerate(zip(learner.head, traces, strict=True)):
-            h = jax.nn.relu(h) if index else h
-            h = h @ layer.w.T + layer.b + _stepped(trace, h, scheme.rate)
-        return h
+        learned = learner if convs is None else learner._replace(trunk=convs)
+        return logits(list(zip(learner.head, traces, strict=True)), representation(learned, scheme, x), output)
 
     at_once = images_at_once(scheme, len(x))
     zeros = probes(learner.head, steps)
@@ -71,8 +82,11 @@ def fast_meta_gradient(
         fast, pullback = jax.vjp(learn, learner, zeros)
         (direct, fast_gradient), losses, correct = mean_gradient(scores, (learner, fast), x, labels, at_once)
         through_steps, probe_gradients = pullback(fast_gradient)
-        through_steps = through_steps._replace(head=_head_gradient(fast[1], probe_gradients))
-        gradient = jax.tree.map(jnp.add, direct, through_steps)
+        through_head = tuple(
+            Dense(slopes.forward.T @ trace.inputs + trace.errors.T @ slopes.backward, slopes.forward.sum(0))
+            for trace, slopes in zip(fast[1], probe_gradients, strict=True)
+        )
+        gradient = jax.tree.map(jnp.add, direct, through_steps._replace(head=through_head))
     else:  # the steps count as constants, so the gradient after the steps is the gradient before them
         fast = learn(learner, zeros)
         (gradient, (convs, _)), losses, correct = mean_gradient(scores, (learner, fast), x, labels, at_once)
@@ -90,7 +104,7 @@ def fast_inner_loop(
 ) -> Fast:
     """`inner_loop`, with the steps of dense layers kept as traces.
 
-    Differentiable in everything but `learner.head`, whose gradient comes from the probes (`_head_gradient`).
+    Differentiable in everything but `learner.head`, whose gradient comes from the probes.
 
     Arguments:
         source: The images; where only the head is plastic, their representations.
@@ -111,7 +125,7 @@ def fast_inner_loop(
         for index, (layer, trace, zero, offset) in enumerate(zip(head, traces, zeros, offsets, strict=True)):
             h = jax.nn.relu(h) if index else h
             inputs.append(h[0])
-            h = _probed(layer.w, h, zero.backward) + layer.b + _stepped(trace, h, scheme.rate) + offset
+            h = _probed(layer.w, h, zero.backward) + layer.b + _change(trace, h, scheme.rate) + offset
         return cross_entropy(h, label[None])[0], tuple(inputs)
 
     def step(carry: Fast, example: tuple[Array, Array, Array | None, tuple[Probe, ...]]) -> tuple[Fast, None]:
@@ -138,15 +152,13 @@ def probes(head: tuple[Dense, ...], steps: int) -> tuple[Probe, ...]:
     return tuple(Probe(jnp.zeros((steps, out), dtype), jnp.zeros((steps, size), dtype)) for (out, size), dtype in sizes)
 
 
-def _stepped(trace: Trace, h: Float[Array, "N in"], rate: float) -> Float[Array, "N out"]:
+def _change(trace: Trace, h: Float[Array, "N in"], rate: float) -> Float[Array, "N out"]:
     """The change of a layer's output that its steps cause."""
     return -rate * ((h @ trace.inputs.T + 1) @ trace.errors)
 
 
-@jax.custom_vjp
-def _probed(w: Float[Array, "out in"], h: Float[Array, "1 in"], backward: Float[Array, " in"]) -> Float[Array, "1 out"]:
-    """The product w h; in the reverse pass `backward`, a zero, is added to the gradient in h."""
-    return h @ w.T
+_probed = jax.custom_vjp(lambda w, h, backward: h @ w.T)
+"""The product w h; the reverse pass adds `backward`, a zero, to the gradient in h and leaves out that in w."""
 
 
 def _probed_forward(w: Array, h: Array, backward: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -159,14 +171,6 @@ def _probed_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array
 
 
 _probed.defvjp(_probed_forward, _probed_backward)
-
-
-def _head_gradient(traces: tuple[Trace, ...], probe_gradients: tuple[Probe, ...]) -> tuple[Dense, ...]:
-    """The gradient in the initial dense layers through the inner loop, computed from the gradients in the probes."""
-    return tuple(
-        Dense(gradient.forward.T @ trace.inputs + trace.errors.T @ gradient.backward, gradient.forward.sum(0))
-        for trace, gradient in zip(traces, probe_gradients, strict=True)
-    )
 
 
 def images_at_once(scheme: Scheme, count: int) -> int:

@@ -3,7 +3,8 @@
 This is the method as the paper has it. Runs use `fast_meta_learning`, which gives the same gradients sooner.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from jaxtyping import Array, Float, Int
 from papers.anml.networks import Block, Conv, Dense, gate, trunk
 
 __all__ = [
-    "Dense", "Learner", "Scheme", "cross_entropy", "gates", "inner_loop", "logits", "meta_gradient", "meta_loss",
-    "metrics", "modulated", "reset_row", "scores",
+    "Dense", "Learner", "Scheme", "cross_entropy", "dense", "gates", "inner_loop", "logits", "meta_gradient",
+    "meta_loss", "metrics", "modulated", "representation", "reset_row", "scores",
 ]  # fmt: skip
 
 
@@ -55,17 +56,28 @@ def modulated(h: Float[Array, "N d"], g: Float[Array, "N d"] | None) -> Float[Ar
     return h if g is None else g * h
 
 
-def logits(head: tuple[Dense, ...], h: Float[Array, "N d"]) -> Float[Array, "N K"]:
-    """Class scores of gated representations."""
+def representation(learner: Learner, scheme: Scheme, x: Float[Array, "N H W c"]) -> Float[Array, "N d"]:
+    """The gated representation of images."""
+    return modulated(trunk(learner.trunk, scheme.blocks, x), gates(learner, scheme, x))
+
+
+def dense(layer: Dense, h: Float[Array, "N in"]) -> Float[Array, "N out"]:
+    """The output of a dense layer."""
+    return h @ layer.w.T + layer.b
+
+
+def logits(
+    head: Sequence[Any], h: Float[Array, "N d"], output: Callable[[Any, Array], Array] = dense
+) -> Float[Array, "N K"]:
+    """Class scores of gated representations, by layers whose `output(layer, h)` is given; ReLU between them."""
     for index, layer in enumerate(head):
-        h = jax.nn.relu(h) if index else h
-        h = h @ layer.w.T + layer.b
+        h = output(layer, jax.nn.relu(h) if index else h)
     return h
 
 
 def scores(learner: Learner, scheme: Scheme, x: Float[Array, "N H W c"]) -> Float[Array, "N K"]:
     """Class scores of images."""
-    return logits(learner.head, modulated(trunk(learner.trunk, scheme.blocks, x), gates(learner, scheme, x)))
+    return logits(learner.head, representation(learner, scheme, x))
 
 
 def cross_entropy(scores: Float[Array, "N K"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
