@@ -147,7 +147,7 @@ def test_meta_batches(monkeypatch):
 
 
 def test_pretraining_batches(monkeypatch):
-    config = MetaTrain(**TRAIN)
+    config = MetaTrain(**TRAIN, objective="iid")
     monkeypatch.setattr(
         meta_train,
         "mean_gradient",
