@@ -160,10 +160,13 @@ class ActNorm(Transform):
 
     with $n$ the number of positions (1 for (B, C), L for (B, C, L), H W for (B, C, H, W)). It starts as the
     identity; `initialise` takes $\mu$ = mean and $\lambda = \log(\mathrm{std} + 10^{-6})$, unbiased, over the
-    batch and all positions.
+    batch and all positions; for a constant channel that is $\lambda = \log 10^{-6}$.
 
     Arguments:
         channels: The size C of axis 1.
+
+    Raises:
+        RefigureError: `initialise` got another number of channels, or fewer than two values of each.
 
     References:
         | Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma et al., 2018)
@@ -191,6 +194,9 @@ class ActNorm(Transform):
         return z * jnp.exp(log_scale) + shift
 
     def initialise(self, x: Array, *, key: Key = None, context: Context = None) -> "ActNorm":
+        channels = self.shift.size
+        if x.shape[1:2] != (channels,) or x.size < 2 * channels:
+            raise RefigureError(f"ActNorm needs (B, {channels}, ...), at least two values a channel, not {x.shape}")
         axes = (0, *range(2, x.ndim))
         shift, log_scale = x.mean(axes), jnp.log(x.std(axes, ddof=1) + 1e-6)
         return eqx.tree_at(lambda layer: (layer.shift, layer.log_scale), self, (shift, log_scale))

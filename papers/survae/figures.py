@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, published_values, table_rows
+from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, published_values, seed_count, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
 from common.train.seeding import numpy_rng
 from papers.survae.densities import DENSITIES
@@ -25,12 +25,17 @@ LIMITS = {"checkerboard": 0.05, "corners": 0.10, "eight_gaussians": 0.15, "four_
 """Upper ends of the colour scales (official plotting commands)."""
 EXTENT = (-4, 4, -4, 4)
 BINS = 256
+INTERVAL = {"linewidth": 6, "alpha": 0.3, "solid_capstyle": "butt"}
+"""How an interval is drawn: a bar that ends where the interval does."""
+MEAN = {"marker": "_", "markersize": 8, "markeredgewidth": 1.5, "linestyle": "none"}
+"""How a mean is drawn."""
 
 
 def figure4(runs: Runs, claims: Claims) -> Drawing:
     """One row a density; data, Flow, AbsFlow. The first seed, as the paper shows one."""
     panels = _panels(runs)
-    figure, axes = plt.subplots(4, 3, figsize=(6.6, 8.9), layout="constrained")
+    official = _official(runs, claims)
+    figure, axes = plt.subplots(4, 3, figsize=(6.6, 9.6), layout="constrained")
     rows = []
     for row, (name, density) in enumerate(DENSITIES.items()):
         flow = panels[name, "flow"]
@@ -41,15 +46,18 @@ def figure4(runs: Runs, claims: Claims) -> Drawing:
         for column, model in enumerate(MODELS, start=1):
             treatment = panels[name, model]
             _show(axes[row, column], treatment.array("density")[0], LIMITS[name])
-            axes[row, column].set_xlabel(f"{treatment.metric('test_nll').mean():.3f} nats", fontsize=9, labelpad=3)
+            losses, reference = treatment.metric("test_nll"), official[treatment.variant]
+            pictured = f"seed {treatment.seeds[0]}: {losses[0]:.3f} nats; mean: {losses.mean():.3f}"
+            axes[row, column].set_xlabel(f"{pictured}\nofficial code: {reference:.3f}", fontsize=8, labelpad=3)
             metrics = {metric: treatment.metric(metric) for metric in treatment.runs[0].metrics}
             rows += table_rows(density=name, model=model, seed=treatment.seeds, **metrics)
-        axes[row, 0].set_xlabel(f"entropy {density.entropy:.3f} nats", fontsize=9, labelpad=3)
+        axes[row, 0].set_xlabel(f"entropy {density.entropy:.3f} nats", fontsize=8, labelpad=3)
     for axis, title in zip(axes[0], ("Data", *MODELS.values()), strict=True):
         axis.set_title(title, fontsize=12, pad=6)
     first = next(iter(panels.values()))
     note = (
-        f"Pictures: seed {first.seeds[0]}; numbers: mean test NLL over {len(first.seeds)} seeds. "
+        f"Below each model its test NLL: of the pictured seed ({first.seeds[0]}), the mean over "
+        f"{seed_count(panels.values())}, and one run of the official code. "
         "Colour runs from 0 to 0.05, 0.10, 0.15 and 0.20 per unit area, row by row."
     )
     return drawing(figure, rows, panels.values(), note)
@@ -78,10 +86,8 @@ def seeds(runs: Runs, claims: Claims) -> Drawing:
 def likelihoods(runs: Runs, claims: Claims) -> Drawing:
     """Test NLL above the entropy: every seed, the mean with its interval, the official code's one run."""
     panels = _panels(runs)
-    official = {
-        claim.ours.variant: value for claim, value in published_values(claims, runs) if claim.ours.metric == "test_nll"
-    }
-    figure, axis = plt.subplots(figsize=(7.2, 3.3), layout="constrained")
+    official = _official(runs, claims)
+    figure, axis = plt.subplots(figsize=(7.2, 3.5), layout="constrained")
     rows = []
     for place, (name, density) in enumerate(DENSITIES.items()):
         for side, model in enumerate(MODELS):
@@ -89,9 +95,11 @@ def likelihoods(runs: Runs, claims: Claims) -> Drawing:
             values, reference = treatment.metric("test_nll"), official[treatment.variant]
             mean, low, high = treatment.mean_with_interval("test_nll")
             x, colour = place + 0.34 * (side - 0.5), PALETTE[side]
-            axis.plot([x, x], np.subtract((low, high), density.entropy), color=colour, linewidth=6, alpha=0.3)
-            axis.plot(np.full(len(values), x - 0.05), values - density.entropy, "o", color=colour, markersize=4)
-            axis.plot(x + 0.06, reference - density.entropy, **PUBLISHED)
+            axis.plot([x, x], np.subtract((low, high), density.entropy), color=colour, **INTERVAL)
+            axis.plot(x, mean - density.entropy, color=colour, **MEAN)
+            spread = x - 0.11 + 0.05 * np.linspace(-1, 1, len(values))
+            axis.plot(spread, values - density.entropy, "o", color=colour, markersize=3)
+            axis.plot(x + 0.08, reference - density.entropy, **PUBLISHED)
             axis.annotate(
                 f"{mean:.3f}", (x, max(values.max(), reference) - density.entropy),
                 xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8,
@@ -105,19 +113,27 @@ def likelihoods(runs: Runs, claims: Claims) -> Drawing:
     axis.set_xticks(range(len(DENSITIES)), [TITLES[name] for name in DENSITIES])
     axis.set_xlim(-0.5, 3.5)
     axis.set_ylabel("test NLL above the entropy (nats)")
-    count = len(next(iter(panels.values())).seeds)
     handles = [
-        Line2D([], [], color=PALETTE[i], marker="o", linestyle="none", label=MODELS[m]) for i, m in enumerate(MODELS)
+        Line2D([], [], color=PALETTE[side], marker="o", markersize=3, linestyle="none", label=f"{title}, a seed")
+        for side, title in enumerate(MODELS.values())
     ]
     handles += [
-        Line2D([], [], color="0.5", linewidth=6, alpha=0.4, label=f"95 % interval of the mean, {count} seeds"),
+        Line2D([], [], color="0.5", label="mean", **MEAN),
+        Line2D([], [], color="0.5", label=f"its 95 % interval, {seed_count(panels.values())}", **INTERVAL),
         Line2D([], [], label="official code, one run", **PUBLISHED),
     ]
-    axis.legend(handles=handles, fontsize=8, ncols=2, loc="upper center")
-    axis.set_ylim(-0.03, axis.get_ylim()[1] * 1.22)
+    figure.legend(handles=handles, fontsize=8, ncols=5, loc="outside upper center", columnspacing=1.2)
+    axis.set_ylim(-0.03, axis.get_ylim()[1] + 0.03)
     made = drawing(figure, rows, panels.values())
     named = made.table.assign(density=made.table["density"].map(TITLES))
     return replace(made, listed=named.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value))
+
+
+def _official(runs: Runs, claims: Claims) -> dict[str, float]:
+    """The official code's test NLL of every variant."""
+    return {
+        claim.ours.variant: value for claim, value in published_values(claims, runs) if claim.ours.metric == "test_nll"
+    }
 
 
 def _panels(runs: Runs) -> dict[tuple[str, str], Treatment]:

@@ -19,13 +19,23 @@ from papers.survae.transforms import Context, Inferred, Key, Transform, demand_k
 __all__ = ["Dequantization", "Rounding", "UniformDequantization", "VariationalDequantization"]
 
 
+def _off_the_edges(u: Array, cell: Array) -> Array:
+    """Noise $u$ in [0, 1], kept so far inside that arithmetic with cell + u cannot leave the cell.
+
+    Three operations on numbers up to |cell| + 1, each rounded by at most half an epsilon, need a margin of 1.5.
+    """
+    edge = 2 * jnp.finfo(u.dtype).eps * (jnp.abs(cell.astype(u.dtype)) + 1)
+    return jnp.clip(u, edge, 1 - edge)
+
+
 class Dequantization(Transform):
     r"""Generation rounds down; inference adds noise within the cell.
 
     $$ z = (x + u) / K, \quad u \sim q(u \mid x) \text{ on } [0, 1)^D, \qquad x = \lfloor K z \rfloor, \qquad
     \mathcal V = -\log q(u \mid x) - D \log K $$
 
-    Takes integers in $0 \dots K - 1$ to reals in $[0, 1)$; generation clamps values outside.
+    Takes integers in $0 \dots K - 1$ to reals in $[0, 1)$; generation clamps values outside. Noise within rounding
+    error of an edge, $2 \epsilon (x + 1)$, counts as lying at that distance, so that $\lfloor K z \rfloor = x$ always.
 
     Attributes:
         levels: K.
@@ -40,7 +50,7 @@ class Dequantization(Transform):
 
     def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
         u, log_q = self.noise(demand_key(key, self), x)
-        return (x + u) / self.levels, -log_q - math.prod(x.shape[1:]) * math.log(self.levels)
+        return (x + _off_the_edges(u, x)) / self.levels, -log_q - math.prod(x.shape[1:]) * math.log(self.levels)
 
     def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
         return jnp.clip(jnp.floor(z * self.levels), 0, self.levels - 1).astype(int)
@@ -81,7 +91,7 @@ class VariationalDequantization(Dequantization):
     levels: int = eqx.field(static=True, default=256)
 
     def noise(self, key: PRNGKeyArray, x: Shaped[Array, "B ..."]) -> tuple[Array, Float[Array, " B"]]:
-        return self.encoder.sample_with_log_prob(key, x.shape[0], context=2 * x / (self.levels - 1) - 1)
+        return self.encoder.sample_with_log_prob(key, x.shape[0], context=2 * (x / (self.levels - 1)) - 1)
 
 
 class Rounding(Transform):
@@ -89,6 +99,8 @@ class Rounding(Transform):
 
     $$ z = \lfloor x + \tfrac 1 2 \rfloor, \qquad x = z - \tfrac 1 2 + u, \quad u \sim p(u \mid z) \text{ on }
     [0, 1)^D, \qquad \mathcal V = \log p(u \mid z) $$
+
+    Generation keeps its noise off the edges as `Dequantization` does, so that inference finds $z$ again.
 
     Arguments:
         decoder: $p(u \mid z)$, an exact distribution; `StandardUniform` contributes nothing.
@@ -103,8 +115,10 @@ class Rounding(Transform):
         demand_exact(self.decoder, self)
 
     def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
-        z = jnp.floor(x + 0.5)
+        z = jnp.floor(x)
+        z = z + (x - z >= 0.5)  # x + 1/2 itself may round up to the next integer
         return z, self.decoder.log_prob(x - z + 0.5, context=z)
 
     def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
-        return z - 0.5 + self.decoder.sample(demand_key(key, self), z.shape[0], context=z)
+        u = self.decoder.sample(demand_key(key, self), z.shape[0], context=z)
+        return z - 0.5 + _off_the_edges(u, z)

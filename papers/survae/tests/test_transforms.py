@@ -382,6 +382,50 @@ def test_rounding_cells_have_unit_probability() -> None:
     assert Rounding(decoder).forward(jnp.array([[0.5], [-0.5], [1.5]]))[0].ravel().tolist() == [1, 0, 2]
 
 
+class Edges(StandardUniform):
+    """Noise from the edges of the unit interval, where single precision leaves the cell first."""
+
+    def draw(self, key, shape):
+        return jax.random.choice(key, np.float32([0, 1e-30, 2**-24, 1 - 2**-23, 1 - 2**-24, 1]), shape)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+@pytest.mark.parametrize("levels", [1, 2, 7, 49, 256])
+def test_noise_at_the_edges_stays_in_its_cell(levels: int, dtype: type) -> None:
+    x = jnp.tile(jnp.arange(levels), 200)[:, None].astype(dtype)
+    layer = VariationalDequantization(Edges((1,)), levels)
+    z = layer.forward(x, key=KEY)[0]
+    assert 0 <= z.min() <= z.max() < 1
+    np.testing.assert_array_equal(jnp.floor(levels * z), x)
+    np.testing.assert_array_equal(layer.inverse(z), x)
+
+
+def test_bright_pixels_keep_their_value_in_single_precision() -> None:
+    """Of 4 million sums 255 + u, about 30 would round up to 256."""
+    x = jnp.full((4_000, 1_000), 255)
+    z = jax.jit(UniformDequantization().forward)(x, key=KEY)[0]
+    assert z.max() < 1
+    assert jnp.floor(256 * z).min() == 255
+
+
+def test_points_at_the_edges_are_rounded_to_their_cell() -> None:
+    z = jnp.repeat(jnp.float32([-1000, -255, -128, -1, 0, 1, 128, 255, 1000]), 200)[:, None]
+    layer = Rounding(Edges((1,)))
+    np.testing.assert_array_equal(layer.forward(layer.inverse(z, key=KEY))[0], z)
+    just_below = jnp.nextafter(jnp.float32([[0.5], [-0.5], [1.5]]), -jnp.inf)
+    nearest, ladj = layer.forward(just_below)
+    assert nearest.ravel().tolist() == [0, -1, 1]
+    np.testing.assert_array_equal(ladj, 0)
+
+
+def test_bytes_are_context_like_any_integers() -> None:
+    """Twice a bright pixel does not fit into a byte."""
+    x = np.array([[0, 127], [128, 255]])
+    bytes_z, integer_z = (variational(256).forward(jnp.asarray(x, dtype), key=KEY) for dtype in (np.uint8, np.int32))
+    np.testing.assert_array_equal(bytes_z[0], integer_z[0])
+    np.testing.assert_array_equal(bytes_z[1], integer_z[1])
+
+
 class ConditionalUnit(StandardUniform):
     """$p(u | z) = 2 u$ or $2 (1 - u)$, as $z$ is odd or even."""
 
@@ -449,6 +493,17 @@ def test_actnorm_standardises(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(z.mean(axes), 0, atol=1e-5)
     np.testing.assert_allclose(z.std(axes, ddof=1), 1, atol=1e-5)
     np.testing.assert_allclose(flow.transforms[1].shift, 2 * x.mean(axes), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (0, 3), (3,), (4, 2), (1, 3, 1), (5, 2, 3)])
+def test_actnorm_refuses_what_has_no_spread(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RefigureError, match=r"^ActNorm needs \(B, 3, \.\.\.\), at least two values a channel, not"):
+        Flow(StandardNormal((3,)), [ActNorm(3)]).initialise(jnp.ones(shape))
+
+
+def test_actnorm_stays_finite_on_a_constant_channel() -> None:
+    layer = ActNorm(2).initialise(jnp.array([[3.0, 1.0], [3.0, 2.0]]))
+    np.testing.assert_allclose(layer.log_scale, [math.log(1e-6), 0.5 * math.log(0.5)], rtol=1e-5)
 
 
 @x64
