@@ -35,7 +35,11 @@ GROWTH = 1e6
 """Factor by which the absolute residual may exceed the first one before a solver gives up (official code)."""
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
 """Evaluations between two checks of the residuals, by device: each check makes the host wait for a GPU."""
-_warned: set[torch.dtype] = set()
+PATIENCE = 30
+"""Evaluations in which Anderson acceleration must halve a sample's lowest residual; else Broyden's method goes on."""
+BROYDEN_STEPS = 300
+"""Evaluations of Broyden's method, after Anderson acceleration, until it begins anew: this bounds its memory."""
+_warned: set[str] = set()
 
 
 class DivergedError(RefigureError):
@@ -132,9 +136,20 @@ def anderson(
         mixing: beta, weight of the images against the points.
         absolute: Whether lambda itself is added (official code, 1e-4); small residuals then no longer matter.
 
+    Where plain iteration runs in a cycle the combination may stall, with a small window as with a large one. So when a
+    sample that has not converged stalls (`PATIENCE`), Broyden's method goes on from the best points of all, anew after
+    every `BROYDEN_STEPS` evaluations. With tol = 0, or as the official code has it (`absolute`), it never does.
+
     For the other arguments and the errors see `fixed_point`.
     """
-    return _solve(_Anderson(z0, window, ridge, mixing, absolute), f, z0, max_evals, tol, stop, per_sample, narrow)
+    patience = PATIENCE if tol > 0 and not absolute else None
+    rule = _Anderson(z0, window, ridge, mixing, absolute)
+    solution = _solve(rule, f, z0, max_evals, tol, stop, per_sample, narrow, patience)
+    while patience and len(solution.trace) < max_evals and not bool(solution.info.converged.all()):
+        steps = min(max_evals - len(solution.trace), BROYDEN_STEPS)
+        rest = _solve(_Broyden(z0, steps), f, solution.z, steps, tol, stop, per_sample, narrow)
+        solution = _continued(solution, rest)
+    return solution
 
 
 def broyden(
@@ -165,8 +180,9 @@ def history_bytes(z0: Tensor, max_evals: int) -> int:
 @torch.no_grad()
 def _solve(
     rule: _Rule, f: Function, z0: Tensor, max_evals: int, tol: float, stop: Stop, per_sample: bool,
-    narrow: Callable[[Tensor], Function] | None,
+    narrow: Callable[[Tensor], Function] | None, patience: int | None = None,
 ) -> Solution:  # fmt: skip
+    """Evaluate f where the rule proposes until all samples have converged, or with `patience` one stalls."""
     if max_evals < 1 or not tol >= 0 or stop not in ("rel", "abs"):
         raise RefigureError(f"a solver needs max_evals >= 1, tol >= 0, stop rel or abs: {max_evals}, {tol}, {stop!r}")
     _warn_of_floor(tol, stop, z0.dtype)
@@ -175,6 +191,7 @@ def _solve(
     best, lowest = _Best(z), torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
     evaluations = torch.full((batch,), max_evals, device=z.device)
     traces: list[Tensor] = []
+    lows: list[Tensor] = []  # the lowest residuals after each evaluation, where it is asked whether they still fall
     rows: Tensor | None = None  # indices of the samples that are still solved; None for all
     first_residuals: Tensor | None = None
     buffers, g = _Buffers(), torch.empty_like(z)
@@ -198,9 +215,13 @@ def _solve(
             lowest = lowest.index_copy(0, rows, current_lowest)
             evaluations = evaluations.index_copy(0, rows, torch.minimum(evaluations[rows], reached))
         checking = done % check_every == 0 or done == max_evals
+        if patience:
+            lows.append(lowest)
         if checking:
-            _check_growth(absolute, first_residuals, done, max_evals)
+            _check_growth(absolute, first_residuals, converged, done, max_evals)
             if bool(converged.all()):
+                break
+            if patience and done > patience and bool(((lowest >= tol) & (2 * lowest > lows[-1 - patience])).any()):
                 break
         if done == max_evals:
             break
@@ -213,7 +234,22 @@ def _solve(
             f, proposed, first_residuals = narrow(rows), proposed[remaining], first_residuals[remaining]
             buffers, g = _Buffers(), torch.empty_like(proposed)
         z = proposed
-    return Solution(best.z, torch.stack(traces), Info(evaluations, lowest, lowest < tol))
+    solution = Solution(best.z, torch.stack(traces), Info(evaluations, lowest, lowest < tol))
+    if len(traces) == max_evals:
+        _warn_of_end(rule, solution.info, tol)
+    return solution
+
+
+def _continued(begun: Solution, rest: Solution) -> Solution:
+    """Two solves in a row as one, of which samples that had converged keep the first."""
+    first, second = begun.info, rest.info
+    better = ~first.converged & (second.residual < first.residual)
+    evaluations = torch.where(first.converged, first.evaluations, len(begun.trace) + second.evaluations)
+    return Solution(
+        torch.where(better.view(-1, *[1] * (begun.z.ndim - 1)), rest.z, begun.z),
+        torch.cat([begun.trace, rest.trace.masked_fill(first.converged, torch.nan)]),
+        Info(evaluations, torch.where(better, second.residual, first.residual), first.converged | second.converged),
+    )
 
 
 @dataclass
@@ -271,8 +307,9 @@ def _scatter(values: Tensor, rows: Tensor, batch: int, fill: float) -> Tensor:
     return torch.full((batch,), fill, dtype=values.dtype, device=values.device).index_copy(0, rows, values)
 
 
-def _check_growth(absolute: Tensor, first_residuals: Tensor, done: int, limit: int) -> None:
+def _check_growth(absolute: Tensor, first_residuals: Tensor, converged: Tensor, done: int, limit: int) -> None:
     diverged = ~(absolute <= GROWTH * first_residuals.clamp(min=1e-30))  # true for NaN, too
+    diverged &= ~converged  # these keep their point, wherever the rule goes on to
     if not bool(2 * diverged.sum() > len(diverged)):
         return
     worst = float(absolute[diverged].max())
@@ -289,13 +326,24 @@ def _check_growth(absolute: Tensor, first_residuals: Tensor, done: int, limit: i
 
 def _warn_of_floor(tol: float, stop: Stop, dtype: torch.dtype) -> None:
     floor = 4 * torch.finfo(dtype).eps
-    if stop == "rel" and 0 < tol < floor and dtype not in _warned:
-        _warned.add(dtype)
+    if stop == "rel" and 0 < tol < floor:
         name = str(dtype).removeprefix("torch.")
-        warnings.warn(
-            f"tol={tol:g} is below what {name} can reach, about {floor:.0e}: samples will use all evaluations",
-            stacklevel=4,
-        )
+        _warn_once(name, f"tol={tol:g} is below what {name} can reach, about {floor:.0e}: "
+                   "samples will use all evaluations")  # fmt: skip
+
+
+def _warn_of_end(rule: _Rule, info: Info, tol: float) -> None:
+    name = type(rule).__name__.removeprefix("_")
+    if tol > 0 and name not in _warned and not bool(info.converged.all()):
+        above = info.residual[~info.converged]
+        _warn_once(name, f"{name}: {len(above)} of {len(info.converged)} samples end above tol={tol:g} after all "
+                   f"evaluations, the worst at {float(above.max()):.2g}; `info.converged` says which")  # fmt: skip
+
+
+def _warn_once(about: str, message: str) -> None:
+    if about not in _warned:
+        _warned.add(about)
+        warnings.warn(message, stacklevel=5)
 
 
 # --- the rules -----------------------------------------------------------------------------------------------

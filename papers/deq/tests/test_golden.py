@@ -187,7 +187,7 @@ def tutorial_cell(a: Arrays, _: dict) -> None:
     x = a["x"].clone().requires_grad_()
     f = cell.bind(x)
     EXACT(f(a["z"]).detach(), a["f_zx"])
-    solve = partial(anderson, max_evals=200, tol=1e-13)
+    solve = partial(anderson, max_evals=1000, tol=1e-13)
     solution = implicit(f, torch.zeros_like(a["z"]), solve, solve)
     NEAR(solution.z.detach(), a["z_star"])
     parameters = dict(cell.named_parameters())

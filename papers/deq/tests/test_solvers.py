@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.errors import RefigureError
 from papers.deq import solvers
+from papers.deq.cells import ConvCell
 from papers.deq.solvers import DivergedError, Function, anderson, broyden, fixed_point, newton
 
 SOLVERS = {"fixed point": fixed_point, "Anderson": anderson, "Broyden": broyden}
@@ -92,6 +93,70 @@ def test_a_ridge_that_scales_does_not_stall(scale: float) -> None:
     ]
     assert evaluations[0] < 0.7 * evaluations[1]
     assert evaluations[0] < 120
+
+
+def hard_cell(seed: int, batch: int) -> tuple[Function, Tensor]:
+    """A cell of the tutorial with weights so large that plain iteration cycles on some samples, and where to begin."""
+    torch.manual_seed(seed)
+    cell = ConvCell(8, 12, 4).double().requires_grad_(False)
+    for conv in (cell.conv1, cell.conv2):
+        conv.weight *= 8
+    x = torch.randn(batch, 8, 4, 4, dtype=torch.float64)
+    return cell.bind(x), torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("window", [2, 6, 20])
+def test_where_anderson_stalls_broyden_goes_on(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one sample of a batch stalls and the others converge."""
+    for seed, batch in ((20, 4), (10, 4), (10, 2)):
+        f, z0 = hard_cell(seed, batch)
+        solution = anderson(f, z0, max_evals=1000, tol=1e-11, window=window)
+        assert bool(solution.info.converged.all())
+        assert float((f(solution.z) - solution.z).flatten(1).norm(dim=1).max()) < 1e-8
+        assert int(solution.info.evaluations.max()) == len(solution.trace)
+        with monkeypatch.context() as alone:
+            alone.setattr(solvers, "PATIENCE", 10_000)
+            stalled = anderson(f, z0, max_evals=1000, tol=1e-11, window=window)
+        assert int(stalled.info.converged.sum()) < batch or len(stalled.trace) > len(solution.trace)
+
+
+def test_anderson_solves_an_adjoint_whose_iteration_diverges() -> None:
+    matrix, b = affine(60, 1.0)
+    matrix *= 1.5 / torch.linalg.eigvals(matrix).abs().max()
+    z, _, info = anderson(lambda z: z @ matrix.T + b, torch.zeros(3, 60, dtype=torch.float64), max_evals=400, tol=1e-10)
+    assert bool(info.converged.all())
+    exact = torch.linalg.solve(torch.eye(60, dtype=torch.float64) - matrix, b)
+    torch.testing.assert_close(z, exact.expand(3, 60), rtol=0, atol=1e-6)
+
+
+def test_comparisons_see_anderson_alone() -> None:
+    """With a tolerance of 0, and as the official code has it."""
+    f, z0 = hard_cell(20, 4)
+    for options in ({"tol": 0.0}, {"tol": 1e-11, "absolute": True, "ridge": 1e-4}):
+        _, trace, info = anderson(f, z0, max_evals=300, **options)
+        assert len(trace) == 300
+        assert not bool(info.converged.all())
+
+
+def test_a_solver_that_ends_above_its_tolerance_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "_warned", set())
+    f, z0 = hard_cell(20, 4)
+    with pytest.warns(UserWarning, match=r"Broyden: \d of 4 samples end above tol=1e-11 after all evaluations"):
+        info = broyden(f, z0, max_evals=20, tol=1e-11).info
+    assert not bool(info.converged.any())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        broyden(f, z0, max_evals=20, tol=1e-11)
+
+
+def test_samples_that_have_converged_are_not_said_to_diverge() -> None:
+    """They are evaluated further, wherever the rule leads them."""
+
+    def f(z: Tensor) -> Tensor:
+        return torch.cat([2 * z[:2], 1 - 0.9 * z[2:]])
+
+    info = fixed_point(f, torch.full((3, 1), 100.0, dtype=torch.float64), max_evals=100, tol=0.51).info
+    assert info.converged.tolist() == [True, True, True]
 
 
 @pytest.mark.parametrize("every", [1, 4])
