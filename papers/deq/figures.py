@@ -5,6 +5,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from common.report.figures import Claims, Runs, Treatment, by_variant, drawing, panel_row, published_values, table_rows
 from common.report.theme import PALETTE, PUBLISHED, Drawing
@@ -29,6 +31,14 @@ FIRST = (("unrolled", "fixed_point"), ("deq", "broyden"))
 SEEDS = "Every seed a point or a line; lines between points join medians over seeds."
 LEAST = 1e-7
 """Smaller losses are drawn as if they were this."""
+PUBLISHED_EVALUATIONS, PUBLISHED_TOLERANCE = 360, 4.0
+"""How far the axes of the paper's figures go: evaluations in figure 2, right, and tolerance in figure 3, left."""
+NAMES = {
+    "transformer_deq": "DEQ-Transformer", "transformer_tied": "weight-tied transformer",
+    "transformer_untied": "transformer", "trellis_deq": "DEQ-TrellisNet", "trellis_tied": "weight-tied TrellisNet",
+    "conv": "convolution", "transformer": "transformer",
+}  # fmt: skip
+"""How variants of language and memory are called."""
 
 
 def copy_memory(runs: Runs, claims: Claims) -> Drawing:
@@ -46,7 +56,7 @@ def copy_memory(runs: Runs, claims: Claims) -> Drawing:
                 medians.append((length, np.median(losses)))
                 rows += table_rows(panel="test", model=title, T=length, loss=losses)
         if medians:
-            left.plot(*zip(*medians, strict=True), color=colour, label=title)
+            left.plot(*zip(*medians, strict=True), "o-", markersize=3.5, color=colour, label=title)
         if f"{model}_{lengths[-1]}" in treatments:
             for _, course in treatments[f"{model}_{lengths[-1]}"].histories():
                 right.plot(course["step"], course["loss"], color=colour, linewidth=1.1, label=title)
@@ -62,7 +72,7 @@ def copy_memory(runs: Runs, claims: Claims) -> Drawing:
             rows.append({"panel": "published", "model": MODELS[model], "T": int(length), "loss": loss})
     left.set(xlabel="T, blanks", ylabel="test loss, nats", yscale="log", xticks=lengths)
     left.minorticks_off()
-    left.legend(fontsize=8)
+    _legend(figure, left, 4)
     right.set(xlabel="steps", ylabel="training loss, nats", yscale="log", title=f"T = {lengths[-1]}")
     return drawing(figure, rows, treatments.values(), SEEDS, "Open diamonds: published.")
 
@@ -85,8 +95,9 @@ def convergence(runs: Runs, claims: Claims) -> Drawing:
                 rows += table_rows(T=length, network=title, phase=phase, evaluations=counts, residual=middle)
         axis.set(xlabel="evaluations of f", yscale="log", title=f"T = {length}")
         axis.grid(alpha=0.4)
+        _not_run(axis, PUBLISHED_EVALUATIONS)
     axes[0].set_ylabel("relative residual |f(z) - z| / |f(z)|")
-    axes[-1].legend(fontsize=7)
+    _legend(figure, axes[0], 3)
     return drawing(figure, rows, treatments.values(), "Medians over all sequences of all seeds.")
 
 
@@ -104,7 +115,7 @@ def effort(runs: Runs, claims: Claims) -> Drawing:
             rows += table_rows(variant=variant, seed=seed, **course)
     axes[0].set(xlabel="steps", ylabel="evaluations of f, mean", ylim=(0, None))
     axes[1].set(xlabel="steps", ylabel="relative residual at the end, median", yscale="log")
-    axes[0].legend(fontsize=8)
+    _legend(figure, axes[0], 4)
     note = "Each seed a line. A DEQ begins as a stack of a few layers: that part is left out."
     return drawing(figure, rows, treatments.values(), note)
 
@@ -122,7 +133,7 @@ def depth(runs: Runs, claims: Claims) -> Drawing:
             rows += table_rows(variant=variant, phase=phase, layers=counts, difference=middle)
     axis.set(xlabel="layers", ylabel="|f(z) - z| / |f(z)|", yscale="log")
     axis.grid(alpha=0.4)
-    axis.legend(fontsize=7)
+    _legend(figure, axis, 2)
     return drawing(figure, rows, treatments.values(), "Medians over all sequences of all seeds.")
 
 
@@ -143,8 +154,9 @@ def exactness(runs: Runs, claims: Claims) -> Drawing:
             axis.plot(values, middle, "o-", color=colour, label=_length(variant))
             rows += table_rows(kind=kind, variant=variant, value=values, loss=middle)
         axis.set(xlabel=label, xscale="log", yscale="log")
+    _not_run(axes[0], PUBLISHED_TOLERANCE)
     axes[0].set_ylabel("test loss, nats")
-    axes[0].legend(fontsize=8)
+    _legend(figure, axes[0], 4)
     return drawing(figure, rows, treatments.values(), "Thick: medians over seeds; thin: each seed.")
 
 
@@ -179,12 +191,12 @@ def memory(runs: Runs, claims: Claims) -> Drawing:
             seconds = arrays[f"seconds_layers_{depth}"][0]
             rows.append({"cell": variant, "layers": depth, "MB": stacked[depth], "s": seconds})
         for axis in (left, right):
-            axis.set(xlabel="layers", xscale="log", yscale="log", title=variant)
+            axis.set(xlabel="layers", xscale="log", yscale="log", title=NAMES.get(variant, variant))
             axis.set_xticks(depths, [str(depth) for depth in depths])
             axis.xaxis.minorticks_off()
         left.set_ylabel("for the backward pass, MB")
         right.set_ylabel("forward and backward, s")
-        left.legend(fontsize=8)
+    _legend(figure, axes[0, 0], 3)
     return drawing(figure, rows, treatments.values(), "Seconds are of the machine that made the run, one batch.")
 
 
@@ -204,7 +216,7 @@ def language(runs: Runs, claims: Claims) -> Drawing:
                 f"{value:.0f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
             )
         rows.append({"model": name, "perplexity": words.mean(), "MB": kept, "million parameters": millions})
-    labels = [f"{row['model'].replace('_', ' ')}, {row['million parameters']:.2f} M" for row in rows]
+    labels = [f"{NAMES.get(row['model'], row['model'])}, {row['million parameters']:.2f} M" for row in rows]
     axes[0].set_yticks(range(len(rows)), labels, fontsize=8)
     axes[0].invert_yaxis()
     axes[0].set(xlabel="test perplexity")
@@ -263,9 +275,24 @@ def surface(runs: Runs, claims: Claims) -> Drawing:
         truth = float(curve(x[row]))
         axis.axvline(truth, color="0.7", linestyle=":", linewidth=1, label="the curve")
         axis.set(xlabel="z", ylabel="f(z; x)", xlim=(z[0], z[-1]), ylim=(z[0], z[-1]))
-        axis.legend(fontsize=7)
         rows += table_rows(variant=name, x=x, equilibrium=line, curve=[float(curve(value)) for value in x])
+    _legend(figure, axis, 4)
     return drawing(figure, rows, by_variant(runs).values(), "The first seed; not chosen.")
+
+
+def _legend(figure: Figure, axis: Axes, columns: int) -> None:
+    """One legend for all panels, above them, of what is drawn in one of them."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=columns, fontsize=8)
+
+
+def _not_run(axis: Axes, published: float) -> None:
+    """The horizontal axis goes as far as the paper's; where we have no runs it says so."""
+    last = float(axis.dataLim.x1)
+    if last < published:
+        axis.axvspan(last, published, color="0.95", zorder=0)
+        axis.annotate("not run", (last, 0.5), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      fontsize=8, color="0.4")  # fmt: skip
+        axis.set_xlim(right=published)
 
 
 def _cobweb(z: np.ndarray, values: np.ndarray, steps: int = 12) -> tuple[list[float], list[float]]:
