@@ -16,6 +16,7 @@ from common.report import history
 from common.report.inputs import checked_results, output_names
 from common.report.page import claims_markdown, render
 from common.room import claims, spec
+from common.room.claims import Class
 from common.verdict.judge import SMALLER, Judged, from_records
 
 __all__ = ["build", "with_claims"]
@@ -87,21 +88,39 @@ def _entry(paper: str, source: Path) -> dict[str, Any]:
     return {"paper": paper, "room": spec.load(paper), "judged": judged, "commands": commands}
 
 
+COLUMNS: dict[Class, tuple[str, str]] = {
+    "printed": ("numbers it prints", "numbers and orders that the papers print"),
+    "replication": ("others' numbers", "numbers that others published"),
+    "reference": ("against the authors' code", "comparisons with runs of the authors' code"),
+    "direction": ("in words", "things that the papers say in words"),
+}
+"""Classes that the first page counts: the head of a column, and what is counted in a sentence."""
+
+
 def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each paper as a Markdown table: what was judged of each class, and what was learned."""
-    yield "| paper | numbers it prints | others' numbers | against the authors' code | in words | not run |"
-    yield "|---|---|---|---|---|---:|"
-    rows = [
-        (f"[{entry['paper']}](papers/{entry['paper']}/README.md): {entry['room'].title}", entry["judged"])
-        for entry in entries
-    ]
-    for name, judged in [*rows, ("all", [claim for _, group in rows for claim in group])]:
-        cells = [_tally(judged, origin) for origin in ("printed", "replication", "reference", "direction")]
-        yield f"| {name} | {' | '.join(cells)} | {sum(claim.verdict == 'not run' for claim in judged)} |"
+    """What came out in all, a line for each paper as a Markdown table, and what was learned."""
+    everything: list[Judged] = [claim for entry in entries for claim in entry["judged"]]
+    for origin, (_, counted) in COLUMNS.items():
+        group = [claim for claim in everything if claim.origin == origin]
+        whole = [claim.verdict for claim in group if _at_conditions(claim)]
+        yield f"- Of {len(group)} {counted}, **{len(whole)}** are judged" + (f": {_counted(whole)}." if whole else ".")
+    yield ""
+    yield f"| paper | {' | '.join(head for head, _ in COLUMNS.values())} | not run |"
+    yield f"|---|{'---|' * len(COLUMNS)}---:|"
+    for entry in entries:
+        judged, home = entry["judged"], f"papers/{entry['paper']}/README.md"
+        cells = [_tally(judged, origin) for origin in COLUMNS]
+        missing = sum(claim.verdict == "not run" for claim in judged)
+        yield f"| [{entry['paper']}]({home}): {entry['room'].title} | {' | '.join(cells)} | {missing} |"
     for entry in entries:
         if entry["room"].learned:
             yield ""
             yield f"**{entry['paper']}**: {entry['room'].learned}"
+
+
+def _at_conditions(claim: Judged) -> bool:
+    """Whether it has a verdict under the paper's conditions."""
+    return claim.verdict != "not run" and not claim.too_few and not claim.verdict.startswith(SMALLER)
 
 
 def _tally(judged: list[Judged], origin: str) -> str:
@@ -109,9 +128,9 @@ def _tally(judged: list[Judged], origin: str) -> str:
     group = [claim for claim in judged if claim.origin == origin]
     if not group:
         return "–"
-    verdicts: list[str] = [claim.verdict for claim in group if claim.verdict != "not run" and not claim.too_few]
-    whole = [verdict for verdict in verdicts if not verdict.startswith(SMALLER)]
-    smaller = [verdict.removeprefix(SMALLER) for verdict in verdicts if verdict.startswith(SMALLER)]
+    whole = [claim.verdict for claim in group if _at_conditions(claim)]
+    smaller = [claim.verdict.removeprefix(SMALLER) for claim in group
+               if claim.verdict.startswith(SMALLER) and not claim.too_few]  # fmt: skip
     few = sum(claim.too_few for claim in group)
     judged_here = ": ".join(filter(None, [f"**{len(whole)} of {len(group)}** judged", _counted(whole)]))
     rest = [f"smaller runs: {_counted(smaller)}" if smaller else "", f"{few} with too few seeds" if few else ""]
