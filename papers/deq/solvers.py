@@ -144,12 +144,19 @@ def anderson(
     """
     patience = PATIENCE if tol > 0 and not absolute else None
     rule = _Anderson(z0, window, ridge, mixing, absolute)
-    solution = _solve(rule, f, z0, max_evals, tol, stop, per_sample, narrow, patience)
-    while patience and len(solution.trace) < max_evals and not bool(solution.info.converged.all()):
-        steps = min(max_evals - len(solution.trace), BROYDEN_STEPS)
-        rest = _solve(_Broyden(z0, steps), f, solution.z, steps, tol, stop, per_sample, narrow)
-        solution = _continued(solution, rest)
-    return solution
+    z, trace, info = _solve(rule, f, z0, max_evals, tol, stop, per_sample, narrow, patience)
+    while patience and len(trace) < max_evals and not bool(info.converged.all()):
+        steps = min(max_evals - len(trace), BROYDEN_STEPS)
+        rest = _solve(_Broyden(z0, steps), f, z, steps, tol, stop, per_sample, narrow)
+        better = ~info.converged & (rest.info.residual < info.residual)
+        z = torch.where(better.view(-1, *[1] * (z.ndim - 1)), rest.z, z)
+        trace = torch.cat([trace, rest.trace.masked_fill(info.converged, torch.nan)])
+        info = Info(
+            torch.where(info.converged, info.evaluations, len(trace) - len(rest.trace) + rest.info.evaluations),
+            torch.where(better, rest.info.residual, info.residual),
+            info.converged | rest.info.converged,
+        )
+    return Solution(z, trace, info)
 
 
 def broyden(
@@ -185,7 +192,9 @@ def _solve(
     """Evaluate f where the rule proposes until all samples have converged, or with `patience` one stalls."""
     if max_evals < 1 or not tol >= 0 or stop not in ("rel", "abs"):
         raise RefigureError(f"a solver needs max_evals >= 1, tol >= 0, stop rel or abs: {max_evals}, {tol}, {stop!r}")
-    _warn_of_floor(tol, stop, z0.dtype)
+    name, floor = str(z0.dtype).removeprefix("torch."), 4 * torch.finfo(z0.dtype).eps
+    below = f"tol={tol:g} is below what {name} can reach, about {floor:.0e}: samples will use all evaluations"
+    _warn_once(name, below if stop == "rel" and 0 < tol < floor else "")
     batch, check_every = len(z0), CHECK_EVERY.get(z0.device.type, 1)
     z = z0.detach()
     best, lowest = _Best(z), torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
@@ -234,22 +243,15 @@ def _solve(
             f, proposed, first_residuals = narrow(rows), proposed[remaining], first_residuals[remaining]
             buffers, g = _Buffers(), torch.empty_like(proposed)
         z = proposed
-    solution = Solution(best.z, torch.stack(traces), Info(evaluations, lowest, lowest < tol))
-    if len(traces) == max_evals:
-        _warn_of_end(rule, solution.info, tol)
-    return solution
-
-
-def _continued(begun: Solution, rest: Solution) -> Solution:
-    """Two solves in a row as one, of which samples that had converged keep the first."""
-    first, second = begun.info, rest.info
-    better = ~first.converged & (second.residual < first.residual)
-    evaluations = torch.where(first.converged, first.evaluations, len(begun.trace) + second.evaluations)
-    return Solution(
-        torch.where(better.view(-1, *[1] * (begun.z.ndim - 1)), rest.z, begun.z),
-        torch.cat([begun.trace, rest.trace.masked_fill(first.converged, torch.nan)]),
-        Info(evaluations, torch.where(better, second.residual, first.residual), first.converged | second.converged),
+    name, ended_above = type(rule).__name__, tol > 0 and len(traces) == max_evals and bool((lowest >= tol).any())
+    above = f"{name.strip('_')}: {int((lowest >= tol).sum())} of {batch} samples end above tol={tol:g}"
+    _warn_once(
+        name,
+        f"{above} after all evaluations, the worst at {float(lowest.max()):.2g}: see info.converged"
+        if ended_above
+        else "",
     )
+    return Solution(best.z, torch.stack(traces), Info(evaluations, lowest, lowest < tol))
 
 
 @dataclass
@@ -324,26 +326,11 @@ def _check_growth(absolute: Tensor, first_residuals: Tensor, converged: Tensor, 
     )
 
 
-def _warn_of_floor(tol: float, stop: Stop, dtype: torch.dtype) -> None:
-    floor = 4 * torch.finfo(dtype).eps
-    if stop == "rel" and 0 < tol < floor:
-        name = str(dtype).removeprefix("torch.")
-        _warn_once(name, f"tol={tol:g} is below what {name} can reach, about {floor:.0e}: "
-                   "samples will use all evaluations")  # fmt: skip
-
-
-def _warn_of_end(rule: _Rule, info: Info, tol: float) -> None:
-    name = type(rule).__name__.removeprefix("_")
-    if tol > 0 and name not in _warned and not bool(info.converged.all()):
-        above = info.residual[~info.converged]
-        _warn_once(name, f"{name}: {len(above)} of {len(info.converged)} samples end above tol={tol:g} after all "
-                   f"evaluations, the worst at {float(above.max()):.2g}; `info.converged` says which")  # fmt: skip
-
-
 def _warn_once(about: str, message: str) -> None:
-    if about not in _warned:
+    """Say something, unless it is nothing or something was said about the same."""
+    if message and about not in _warned:
         _warned.add(about)
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=4)
 
 
 # --- the rules -----------------------------------------------------------------------------------------------
