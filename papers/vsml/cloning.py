@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, gate_matrix, lstm
+from papers.vsml.layers import Dense
+from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, messages
 
 __all__ = [
     "Rule",
@@ -75,33 +76,23 @@ def gate_offsets(units: int) -> GateOffsets:
 
 def forward_phase(params: SubRNN, state: State, x: Float[Array, "E A"], ticks: int) -> tuple[State, Array]:
     """Tick with the input alone; return the state and the message of each synapse forwards, (E, B, A)."""
-    state = _ticks(params, state, x, None, ticks)
-    return state, _read(state.h, params.forward_w, params.forward_b)
+    nothing = jnp.zeros((0, *state.c.shape[1:3]), x.dtype)
+    state = _dense(state).advance(params, gate_offsets(params.units), state, x[None], nothing, ticks)
+    return state, messages(state.h, params.forward_w, params.forward_b)[0]
 
 
 def backward_phase(
     params: SubRNN, state: State, x: Float[Array, "E A"], e: Float[Array, "E B"], ticks: int
 ) -> tuple[State, Array]:
-    """Tick with input and error; return the state and the message of each synapse backwards, (E, B, A)."""
-    state = _ticks(params, state, x, e, ticks)
-    return state, _read(state.h, params.backward_w, params.backward_b)
+    """Tick with input, error and a flag of 1; return the state and the message of each synapse backwards, (E, B, A)."""
+    down = jnp.stack([e, jnp.ones_like(e)])
+    state = _dense(state).advance(params, gate_offsets(params.units), state, x[None], down, ticks)
+    return state, messages(state.h, params.backward_w, params.backward_b)[0]
 
 
-def _ticks(params: SubRNN, state: State, x: Array, e: Array | None, ticks: int) -> State:
-    """Ticks whose inputs are x, and in the backward phase the error e and a flag of 1."""
-    shape = state.c.shape[1:]
-    inputs = [x[:, None, :]] if e is None else [x[:, None, :], e[..., None], jnp.ones_like(e)[..., None]]
-    matrix = gate_matrix(params, gate_offsets(params.units), 1, 0 if e is None else 2)
-    h, c = (array.reshape(len(array), -1) for array in state)
-    fixed = [jnp.broadcast_to(array, shape).reshape(1, -1) for array in inputs] + [jnp.ones((1, h.shape[1]), h.dtype)]
-    for _ in range(ticks):
-        h, c = lstm(matrix, jnp.concatenate([h, *fixed]), c)
-    return State(h.reshape(-1, *shape), c.reshape(-1, *shape))
-
-
-def _read(h: Array, w: Array, b: Array) -> Array:
-    """The first number of a message."""
-    return (w[:, 0] @ h.reshape(len(h), -1)).reshape(h.shape[1:]) + b[0]
+def _dense(state: State) -> Dense:
+    """The layer of a grid of synapses, (N, E, B, A)."""
+    return Dense(*state.c.shape[:1:-1])
 
 
 def cloning_loss(

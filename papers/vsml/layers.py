@@ -4,13 +4,15 @@ States have the axes (N, E, B, A): features, episodes, outputs, inputs; messages
 consist of its first channels alone; all other channels are then zero.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, gate_matrix, lstm, message
+from papers.vsml.fast_lstm import gate_matrix, lstm
+from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, message
 
 __all__ = ["Conv", "Dense", "Layer"]
 
@@ -39,6 +41,12 @@ class Dense:
         """Number of sub-RNNs that send messages to an output."""
         return self.inputs
 
+    def advance(
+        self, params: SubRNN, offsets: GateOffsets, state: State, up: Message, down: Message, ticks: int
+    ) -> State:
+        """The state after `ticks` ticks with the same incoming messages; arguments as those of `tick`."""
+        return _ticks(params, offsets, state, up[:, :, None, :], down[..., None], ticks)
+
     def tick(
         self, params: SubRNN, offsets: GateOffsets, state: State, up: Message, down: Message, ticks: int
     ) -> tuple[State, Message, Message]:
@@ -51,7 +59,7 @@ class Dense:
         Returns:
             The new state, the forward message (M, E, B) and the backward message (M, E, A).
         """
-        state = _ticks(params, offsets, state, up[:, :, None, :], down[..., None], ticks)
+        state = self.advance(params, offsets, state, up, down, ticks)
         return (
             state,
             message(state.h, params.forward_w, params.forward_b, params.forward_norm, -1),
@@ -131,7 +139,7 @@ def _ticks(params: SubRNN, offsets: GateOffsets, state: State, up: Array, down: 
     shape = jnp.broadcast_shapes(state.h.shape[1:], up.shape[1:], down.shape[1:])
 
     def columns(x: Array) -> Array:
-        return jnp.broadcast_to(x, (len(x), *shape)).reshape(len(x), -1)
+        return jnp.broadcast_to(x, (len(x), *shape)).reshape(len(x), math.prod(shape))
 
     matrix = gate_matrix(params, offsets, len(up), len(down))
     h, c = columns(state.h), columns(state.c)

@@ -14,9 +14,9 @@ from common.train.recorder import Outcome, Recorder
 from common.train.trees import unflatten_jax
 from papers.vsml import tasks
 from papers.vsml.config import MetaTest, MetaTrain, TaskName
-from papers.vsml.evaluation import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 from papers.vsml.learners import OUTPUTS, Learn, make_learner, vsml_learner
 from papers.vsml.meta_train import untrained
+from papers.vsml.streams import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 
 if TYPE_CHECKING:
     from common.run.record import FinishedRun

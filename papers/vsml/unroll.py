@@ -16,9 +16,10 @@ from common.train.recorder import Outcome, Recorder
 from common.train.seeding import jax_key
 from common.train.trees import unflatten_jax
 from papers.vsml import tasks
-from papers.vsml.clone import init_clone
 from papers.vsml.cloning import Rule, descend_online, unroll
 from papers.vsml.config import Clone, TaskName, Unroll
+from papers.vsml.sub_rnn import SubRNN
+from papers.vsml.train_clones import init_clone
 
 if TYPE_CHECKING:
     from common.run.record import FinishedRun
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 Results = dict[str, np.ndarray]
-Learn = Callable[[tuple[Array, ...], Array, Array, Array], tuple[Array, Array]]
-"""From weights, inputs (T, E, A), labels (T, E) and unseen inputs (n, A) to the logits of inputs and unseen inputs."""
+Learn = Callable[[tuple[Array, ...], Array, Array, Array, Array], tuple[Array, Array]]
+"""From weights, images (n, A), labels (n,), the order of examples (T, 1) and unseen images (m, A) to the logits of
+examples and unseen images."""
 
 
 def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "FinishedRun") -> Outcome:
@@ -35,14 +37,18 @@ def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "Finished
     trained: Clone = build(Clone, dict(parent.identity.config), "the cloning run")
     clones = unflatten_jax(batch_seeds(lambda key: init_clone(trained, key), seeds), parent.parameters)
     rule = Rule(trained.rate, trained.bias_rate)
+    programs = {
+        "clone": _compiled(lambda params, *given: unroll(params, *given, ticks=trained.ticks)),
+        "true": _compiled(lambda params, *given: descend_online(rule, *given)),
+    }
     members = []
     for index, seed in enumerate(seeds):
         params = jax.tree.map(lambda array, index=index: array[index], clones)
         results: Results = {}
         for name in config.tasks:
-            learners = {"clone": partial(unroll, params, ticks=trained.ticks), "true": partial(descend_online, rule)}
-            for kind, learn in learners.items():
-                results |= {f"{name}_{kind}_{key}": value for key, value in _measure(config, name, learn, seed).items()}
+            for kind, program in programs.items():
+                measured = _measure(config, name, partial(program, params), seed)
+                results |= {f"{name}_{kind}_{key}": value for key, value in measured.items()}
             results[f"{name}_behind"] = results[f"{name}_true_test_accuracy"] - results[f"{name}_clone_test_accuracy"]
         members.append(results)
         run.progress(index + 1, len(seeds))
@@ -51,6 +57,16 @@ def train(config: Unroll, seeds: Sequence[int], run: Recorder, parent: "Finished
         metrics={name: [float(member[name]) for member in members] for name in sorted(scalars)},
         arrays={name: np.stack([member[name] for member in members]) for name in members[0] if name not in scalars},
     )
+
+
+def _compiled(learn: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
+    """One program for all seeds and data sets, from parameters and the arguments of `Learn`."""
+
+    @jax.jit
+    def run(params: SubRNN, weights: tuple, images: Array, labels: Array, order: Array, unseen: Array) -> tuple:
+        return learn(params, weights, images[order], labels[order], unseen)
+
+    return run
 
 
 def _measure(config: Unroll, name: TaskName, learn: Learn, seed: int) -> Results:
@@ -65,11 +81,8 @@ def _measure(config: Unroll, name: TaskName, learn: Learn, seed: int) -> Results
         for key, a, b in zip(jax.random.split(keys[1], len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
     )
 
-    @jax.jit
-    def run(images: Array, labels: Array, unseen: Array) -> tuple[Array, Array]:
-        return learn(weights, images[order], labels[order], unseen)
-
-    logits, tested = run(stream.images, stream.labels, unseen.images[: config.tested])
+    tested_images = unseen.images[: config.tested]
+    logits, tested = learn(weights, stream.images, stream.labels, order, tested_images)
     return _curves(logits, stream.labels[order], config.window) | {
         "test_accuracy": np.asarray((tested.argmax(-1) == unseen.labels[: config.tested, None]).mean())
     }

@@ -10,7 +10,7 @@ import pytest
 from golden import agree
 from memory_recorder import resumes
 
-from papers.vsml import clone, cloning
+from papers.vsml import cloning, train_clones
 from papers.vsml.cloning import Rule, cloning_loss, descend_online, draw_signals, draw_weights, fresh, targets, unroll
 from papers.vsml.config import Clone
 from papers.vsml.sub_rnn import State, SubRNN, init_sub_rnn
@@ -119,11 +119,11 @@ def test_cloned_rates_begin_high_and_end_as_asked(memory: type, monkeypatch: pyt
         rates = {"weight": jnp.float32(rule.rate), "bias": jnp.float32(rule.bias_rate)}
         return sum(array.sum() for array in jax.tree.leaves(params)), (grids, rates)
 
-    monkeypatch.setattr(clone, "cloning_loss", told)
-    monkeypatch.setattr(clone, "CHUNK", 1)
+    monkeypatch.setattr(train_clones, "cloning_loss", told)
+    monkeypatch.setattr(train_clones, "CHUNK", 1)
     recorder = memory()
     config = Clone(units=4, iterations=20, grids=1, inputs=2, outputs=2, rate=0.01, bias_rate=0.001, eased=30.0)
-    clone.train(config, [0], recorder)
+    train_clones.train(config, [0], recorder)
     weight, bias = (np.ravel([line[name] for _, line in recorder.lines]) for name in ("weight", "bias"))
     np.testing.assert_allclose(weight[:3], 0.3, rtol=1e-5)
     assert weight[7] == pytest.approx(0.01 * 30**0.5, rel=1e-5)
@@ -145,11 +145,11 @@ def test_weight_and_bias_are_kept_and_other_cells_forget(x64: None) -> None:
 @pytest.mark.parametrize("eased", [1.0, 30.0])
 def test_cloning_learns_and_resumes_bit_by_bit(memory: type, eased: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short training lowers the loss; stopped and started again it ends with the same parameters."""
-    monkeypatch.setattr(clone, "CHUNK", 100)
+    monkeypatch.setattr(train_clones, "CHUNK", 100)
     config = Clone(units=6, iterations=200, eased=eased, grids=2, inputs=3, outputs=3, outer_rate=0.01)
     whole = memory()
-    outcome = clone.train(config, [0, 1], whole)
+    outcome = train_clones.train(config, [0, 1], whole)
     losses = np.array([line["loss"] for _, line in whole.lines])
     assert losses.shape == (2, 2)
     assert (losses[-1] < losses[0]).all()
-    resumes(lambda recorder: clone.train(config, [0, 1], recorder), 100, outcome)
+    resumes(lambda recorder: train_clones.train(config, [0, 1], recorder), 100, outcome)

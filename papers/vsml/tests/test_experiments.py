@@ -9,11 +9,11 @@ from memory_recorder import Memory, finished, resumes
 from common.errors import RefigureError
 from common.train.evolution import OpenES, Params, raw
 from common.train.recorder import Outcome
-from papers.vsml import descent, meta_test, meta_train, tasks, unroll
-from papers.vsml.clone import init_clone
+from papers.vsml import meta_test, meta_train, run_descent, tasks, unroll
 from papers.vsml.config import Clone, Descent, MetaTest, MetaTrain, Unroll
 from papers.vsml.learners import make_learner
 from papers.vsml.tasks import Episodes
+from papers.vsml.train_clones import init_clone
 
 STAGES = {"sides": (2, 3), "lengths": (6, 8), "iterations": (25, 50), "rates": (0.01, 0.003)}
 SMALL = {"episodes": 4, "units": 4, "message": 2, "projections": 3}
@@ -152,8 +152,8 @@ def test_a_learner_of_one_size_is_not_tested_at_another(memory: type) -> None:
 
 def test_descent_learns_and_tunes_its_rate(memory: type) -> None:
     settings = {"tasks": ("mnist",), "side": 3, "length": 200, "runs": 2, "counts": (50, 200), "width": 0}
-    poor = descent.train(Descent(**settings, rate=1e-5), [0, 1], memory()).metrics["mnist_200"]
-    tuned = descent.train(Descent(**settings, rates=(1e-5, 0.03)), [0, 1], memory()).metrics["mnist_200"]
+    poor = run_descent.train(Descent(**settings, rate=1e-5), [0, 1], memory()).metrics["mnist_200"]
+    tuned = run_descent.train(Descent(**settings, rates=(1e-5, 0.03)), [0, 1], memory()).metrics["mnist_200"]
     assert min(tuned) > 0.7 > max(poor)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from papers.vsml import tasks
 from papers.vsml.config import Descent, MetaTest, MetaTrain, Unroll
-from papers.vsml.evaluation import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 from papers.vsml.meta_train import draw_episodes
+from papers.vsml.streams import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 from papers.vsml.tasks import Episodes
 
 
