@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from papers.vsml.layers import Dense
-from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, messages
+from papers.vsml.sub_rnn import GateOffsets, State, SubRNN
 
 __all__ = [
     "Rule",
@@ -78,7 +78,7 @@ def forward_phase(params: SubRNN, state: State, x: Float[Array, "E A"], ticks: i
     """Tick with the input alone; return the state and the message of each synapse forwards, (E, B, A)."""
     nothing = jnp.zeros((0, *state.c.shape[1:3]), x.dtype)
     state = _dense(state).advance(params, gate_offsets(params.units), state, x[None], nothing, ticks)
-    return state, messages(state.h, params.forward_w, params.forward_b)[0]
+    return state, _read(state.h, params.forward_w, params.forward_b)
 
 
 def backward_phase(
@@ -87,12 +87,17 @@ def backward_phase(
     """Tick with input, error and a flag of 1; return the state and the message of each synapse backwards, (E, B, A)."""
     down = jnp.stack([e, jnp.ones_like(e)])
     state = _dense(state).advance(params, gate_offsets(params.units), state, x[None], down, ticks)
-    return state, messages(state.h, params.backward_w, params.backward_b)[0]
+    return state, _read(state.h, params.backward_w, params.backward_b)
 
 
 def _dense(state: State) -> Dense:
     """The layer of a grid of synapses, (N, E, B, A)."""
     return Dense(*state.c.shape[:1:-1])
+
+
+def _read(h: Array, w: Array, b: Array) -> Array:
+    """The first number of each sub-RNN's message."""
+    return (w[:, 0] @ h.reshape(len(h), -1)).reshape(h.shape[1:]) + b[0]
 
 
 def cloning_loss(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["GateOffsets", "Norm", "State", "SubRNN", "init_sub_rnn", "lstm_tick", "message", "messages"]
+__all__ = ["GateOffsets", "Norm", "State", "SubRNN", "init_sub_rnn", "lstm_tick", "message"]
 
 
 class Norm(NamedTuple):
@@ -116,15 +116,10 @@ def message(
     if norm is None:
         mean = h.mean(axis)
         return _columns(w.T, mean) + _as_column(b, mean.ndim)
-    each = messages(h, w, b)
-    centred = each - each.mean(0)
+    messages = _columns(w.T, h) + _as_column(b, h.ndim)
+    centred = messages - messages.mean(0)
     normed = centred * jax.lax.rsqrt((centred**2).mean(0) + 1e-5)
     return (normed * _as_column(norm.scale, h.ndim) + _as_column(norm.offset, h.ndim)).mean(axis)
-
-
-def messages(h: Float[Array, "N ..."], w: Array, b: Array) -> Float[Array, "M ..."]:
-    """The message of each sub-RNN, without a norm."""
-    return _columns(w.T, h) + _as_column(b, h.ndim)
 
 
 def _columns(matrix: Array, x: Array) -> Array:
