@@ -151,7 +151,7 @@ def test_the_gallery_brings_what_it_shows_and_the_readme_agrees(room: Repository
     room.refigure("gallery")
     assert ((gallery / "index.html").read_bytes(), (room.root / "README.md").read_bytes()) == before
     (row,) = [
-        line for line in before[1].decode().splitlines() if line.startswith(f"| [{ROOM}](papers/{ROOM}/README.md) |")
+        line for line in before[1].decode().splitlines() if line.startswith(f"| [{ROOM}](papers/{ROOM}/README.md): ")
     ]
     assert re.match(r"\*\*\d of 1\*\* judged", row.split("|")[2].strip())
 

@@ -22,6 +22,13 @@ from common.verdict.judge import SMALLER, Judged, from_records
 __all__ = ["build", "with_claims"]
 
 BEGIN, END = "<!-- verdicts: written by `make gallery` -->", "<!-- end of verdicts -->"
+COLUMNS: dict[Class, tuple[str, str]] = {
+    "printed": ("numbers it prints", "numbers and orders that the papers print"),
+    "replication": ("others' numbers", "numbers that others published"),
+    "reference": ("against the authors' code", "comparisons with runs of the authors' code"),
+    "direction": ("in words", "things that the papers say in words"),
+}
+"""Classes that the first page counts: the head of a column, and what is counted in a sentence."""
 
 
 def build() -> Path:
@@ -88,15 +95,6 @@ def _entry(paper: str, source: Path) -> dict[str, Any]:
     return {"paper": paper, "room": spec.load(paper), "judged": judged, "commands": commands}
 
 
-COLUMNS: dict[Class, tuple[str, str]] = {
-    "printed": ("numbers it prints", "numbers and orders that the papers print"),
-    "replication": ("others' numbers", "numbers that others published"),
-    "reference": ("against the authors' code", "comparisons with runs of the authors' code"),
-    "direction": ("in words", "things that the papers say in words"),
-}
-"""Classes that the first page counts: the head of a column, and what is counted in a sentence."""
-
-
 def _summary_rows(entries: list[dict[str, Any]]) -> Iterator[str]:
     """What came out in all, a line for each paper as a Markdown table, and what was learned."""
     everything: list[Judged] = [claim for entry in entries for claim in entry["judged"]]
@@ -137,7 +135,7 @@ def _tally(judged: list[Judged], origin: str) -> str:
     return "; ".join(filter(None, [judged_here, *rest]))
 
 
-def _counted(words: list[str]) -> str:
+def _counted(words: Sequence[str]) -> str:
     """How often each verdict was given, the most frequent first."""
     return ", ".join(f"{count} {word}" for word, count in Counter(words).most_common())
 
