@@ -68,14 +68,16 @@ def solvers(repeats: int) -> Iterator[Row]:
 
     everything = {("", "bare loop"): bare}
     everything |= {("", name): run for name, run in cases.items()} | {("torchdeq", name): peers[name] for name in peers}
-    found: dict[tuple[str, str], tuple[float, ...]] = dict.fromkeys(everything, ())
+    seconds_of: dict[tuple[str, str], tuple[float, ...]] = dict.fromkeys(everything, ())
     with torch.no_grad():
         for _ in range(repeats):  # in turn: what else the machine does touches all alike
-            found = {key: found[key] + per(cpu_seconds(run, 1), EVALUATIONS) for key, run in everything.items()}
-        cell = found["", "bare loop"]
+            seconds_of = {
+                key: seconds_of[key] + per(cpu_seconds(run, 1), EVALUATIONS) for key, run in everything.items()
+            }
+        cell = seconds_of["", "bare loop"]
         yield Row("bare loop over the cell", "evaluation", cell, flops(bare) / EVALUATIONS)
         for name, run in cases.items():
-            seconds, peer = found["", name], found.get(("torchdeq", name), ())
+            seconds, peer = seconds_of["", name], seconds_of.get(("torchdeq", name), ())
             note = told(run, seconds) + (f"; torchdeq {told(peers[name], peer)}" if peer else "")
             yield Row(name, "evaluation", seconds, flops(run) / EVALUATIONS, peer=peer, note=note)
 

@@ -107,8 +107,8 @@ def reference(paper: str) -> Reference:
         RefigureError: A field is missing, unknown or of another type.
     """
     path = ROOT / "papers" / paper / "reference" / "speed.yaml"
-    found: Reference = build(Reference, read_yaml(path), str(path.relative_to(ROOT)))
-    return found
+    speeds: Reference = build(Reference, read_yaml(path), str(path.relative_to(ROOT)))
+    return speeds
 
 
 def cpu_seconds(run: Callable[[], object], repeats: int) -> tuple[float, ...]:
@@ -116,17 +116,17 @@ def cpu_seconds(run: Callable[[], object], repeats: int) -> tuple[float, ...]:
     jax = sys.modules.get("jax")
     wait: Callable[[Any], Any] = jax.block_until_ready if jax else lambda value: value
     wait(run())
-    found = []
+    seconds = []
     for _ in range(repeats):
         started = time.process_time()
         wait(run())
-        found.append(time.process_time() - started)
-    return tuple(found)
+        seconds.append(time.process_time() - started)
+    return tuple(seconds)
 
 
-def per(found: Sequence[float], units: int) -> tuple[float, ...]:
+def per(seconds: Sequence[float], units: int) -> tuple[float, ...]:
     """Seconds a unit from seconds of so many."""
-    return tuple(seconds / units for seconds in found)
+    return tuple(each / units for each in seconds)
 
 
 def flops(function: Callable, *args: Any) -> float:

@@ -157,22 +157,22 @@ def test_pooled_evaluations_are_the_draws() -> None:
 
 def test_evaluations_are_compared_in_pairs() -> None:
     """The tasks differ far more than the learners."""
-    ours, other = often(20, 0.1, 1.0, 10.0), often(20, 0.1005, 1.01, 10.1)
+    ours, baseline = often(20, 0.1, 1.0, 10.0), often(20, 0.1005, 1.01, 10.1)
     for log in (False, True):
-        gap = judge("toy", claim(ORDER, log=log), ours, other, "paper")
+        gap = judge("toy", claim(ORDER, log=log), ours, baseline, "paper")
         assert (gap.verdict, gap.n, "lifetimes in pairs" in gap.reason) == ("same direction", "60 lifetimes", True)
-    mixed = judge("toy", claim(ORDER), seen([0.9, 1.0, 1.1]), other, "paper")
+    mixed = judge("toy", claim(ORDER), seen([0.9, 1.0, 1.1]), baseline, "paper")
     assert (mixed.n, "the other side, 60 lifetimes," in mixed.reason) == ("3 seeds", True)
     with pytest.raises(RefigureError, match="C compares 60 lifetimes with 30 lifetimes in pairs"):
         judge("toy", claim(ORDER), ours, often(10, 0.1, 1.0, 10.0), "paper")
 
 
 def test_trainings_are_paired_where_they_are_the_same_or_the_claim_says_so() -> None:
-    ours, other = [1.0, 2.0, 3.0], [1.1, 2.1, 3.11]
-    assert verdict(ORDER, ours, other) == "undecided"
-    assert verdict(ORDER, ours, other, paired=True) == "same direction"
+    ours, baseline = [1.0, 2.0, 3.0], [1.1, 2.1, 3.11]
+    assert verdict(ORDER, ours, baseline) == "undecided"
+    assert verdict(ORDER, ours, baseline, paired=True) == "same direction"
     first = seen(ours)
-    same = dataclasses.replace(seen(other), runs=first.runs)
+    same = dataclasses.replace(seen(baseline), runs=first.runs)
     assert judge("toy", claim(ORDER), first, same, "paper").verdict == "same direction"
 
 

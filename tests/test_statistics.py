@@ -33,14 +33,14 @@ def test_intervals_cover_as_often_as_they_say(draws: int) -> None:
     """Of a mean, of a gap of unlike spreads, and to a published mean of three draws, with and without its error."""
     rng = np.random.default_rng(draws)
     rounds = 4000
-    ours, others, published = (
+    ours, baseline, published = (
         rng.normal(size=(rounds, draws)),
         rng.normal(0, 3, (rounds, 4)),
         rng.normal(size=(rounds, 3)),
     )
     covered = {
         "mean": [low <= 0 <= high for low, high in map(mean_interval, ours.tolist())],
-        "gap": [_holds(difference(a, b).interval()) for a, b in zip(ours, others, strict=True)],
+        "gap": [_holds(difference(a, b).interval()) for a, b in zip(ours, baseline, strict=True)],
         "published": [
             _holds(to_published(a, b.mean(), None, 3).interval()) for a, b in zip(ours, published, strict=True)
         ],
@@ -64,13 +64,13 @@ def test_pooled_evaluations_cover_as_often_as_they_say(seeds: int, evaluations: 
     rng = np.random.default_rng(evaluations)
     rounds, n = 3000, seeds * evaluations
     task = rng.gamma(4, size=(rounds, n))
-    ours, others = task + rng.gamma(2, size=(rounds, n)), task + rng.gamma(4, size=(rounds, n))
+    ours, baseline = task + rng.gamma(2, size=(rounds, n)), task + rng.gamma(4, size=(rounds, n))
     published = (rng.gamma(4, size=(rounds, evaluations)) + rng.gamma(2, size=(rounds, evaluations))).mean(1)
-    logs = [(linear_log(a), linear_log(b)) for a, b in zip(ours, others, strict=True)]
+    logs = [(linear_log(a), linear_log(b)) for a, b in zip(ours, baseline, strict=True)]
     covered = {
         "mean": [_holds(mean_interval(a), 6) for a in ours],
         "log": [_holds(mean_interval(a), math.log(6)) for a, _ in logs],
-        "gap": [_holds(pairs(b, a).interval(), 2) for a, b in zip(ours, others, strict=True)],
+        "gap": [_holds(pairs(b, a).interval(), 2) for a, b in zip(ours, baseline, strict=True)],
         "log gap": [_holds(pairs(b, a).interval(), math.log(8 / 6)) for a, b in logs],
         "published": [
             _holds(to_published(a, value, None, evaluations).interval())
@@ -80,7 +80,7 @@ def test_pooled_evaluations_cover_as_often_as_they_say(seeds: int, evaluations: 
     slack = 3 * math.sqrt(0.95 * 0.05 / rounds)
     for name, held in covered.items():
         assert np.mean(held) == pytest.approx(0.95, abs=slack + 0.01), name  # of skewed draws nearly 95 %
-    apart = [_holds(difference(b, a).interval(), 2) for a, b in zip(ours, others, strict=True)]
+    apart = [_holds(difference(b, a).interval(), 2) for a, b in zip(ours, baseline, strict=True)]
     assert np.mean(apart) > 0.98  # as if they were not pairs: too wide
 
 
