@@ -12,7 +12,7 @@ import optax
 from measure import Row, cpu_seconds, flops, main, per
 
 from papers.anml.config import MetaTrain
-from papers.anml.meta_learning import meta_gradient
+from papers.anml.fast_meta_learning import fast_meta_gradient
 from papers.anml.meta_train import init_learner, scheme
 
 ITERATIONS = 3
@@ -37,7 +37,7 @@ def rows(repeats: int) -> Iterator[Row]:
         def advance(state: tuple, rule=rule, x=x, labels=labels, steps=steps, adam=adam) -> tuple:
             def iteration(state: tuple, _: None) -> tuple:
                 learner, kept = state
-                slope, metrics = meta_gradient(learner, rule, x, labels, steps)
+                slope, metrics = fast_meta_gradient(learner, rule, x, labels, steps)
                 updates, kept = adam.update(slope, kept)
                 return (optax.apply_updates(learner, updates), kept), metrics["loss"]
 

@@ -203,22 +203,22 @@ def _all_scores(fixed: Learner, rule: Scheme, plastic: tuple[tuple[Conv, ...], t
 
 def _representations(learner: Learner, rule: Scheme, x: Array) -> dict[str, Array]:
     """The representation of images before the gate, the gate, and the gated representation, by name."""
-    h = _in_parts(lambda learner, x: trunk(learner.trunk, rule.blocks, x), learner, x)
+    h = _in_parts(_ungated, learner, rule, x)
     if learner.nm_trunk is None:
         return {"representation": h}
-    g = _gates(learner, rule, x)
+    g = _in_parts(gates, learner, rule, x)
     return {"representation": h, "gate": g, "gated": g * h}
 
 
-def _gates(learner: Learner, rule: Scheme, x: Array) -> Array:
-    return _in_parts(lambda learner, x: gates(learner, rule, x), learner, x)
+def _ungated(learner: Learner, rule: Scheme, x: Array) -> Array:
+    return trunk(learner.trunk, rule.blocks, x)
 
 
-def _in_parts(function: Callable[[Learner, Array], Any], learner: Learner, x: Array) -> Array:
+@partial(jax.jit, static_argnames=("function", "rule"))
+def _in_parts(function: Callable[[Learner, Scheme, Array], Any], learner: Learner, rule: Scheme, x: Array) -> Array:
     """The function's values for all images, computed for the drawings of one class at a time."""
     parts = x.reshape(-1, DRAWINGS, *x.shape[1:])
-    values = jax.jit(lambda learner, parts: jax.lax.map(partial(function, learner), parts))(learner, parts)
-    return values.reshape(len(x), -1)
+    return jax.lax.map(lambda part: function(learner, rule, part), parts).reshape(len(x), -1)
 
 
 def _analyse(
@@ -240,7 +240,7 @@ def _analyse(
         results[f"map_{name}"] = principal_components(h[mapped]).astype(np.float32)
     if "gate" in representations:
         untrained = init_learner(trained, jax_key(seed, "random gate"))
-        g = np.asarray(_gates(untrained, scheme(trained), x))
+        g = np.asarray(_in_parts(gates, untrained, scheme(trained), x))
         results["knn_random_gate"] = np.asarray(_neighbours(g, config.neighbours))
     return results
 

@@ -14,17 +14,9 @@ from common.train.recorder import Outcome, Recorder
 from common.train.trees import flatten_jax
 from papers.anml import omniglot
 from papers.anml.config import MetaTrain
-from papers.anml.meta_learning import (
-    Learner,
-    Scheme,
-    gates,
-    logits,
-    mean_gradient,
-    meta_gradient,
-    modulated,
-    reset_row,
-)  # fmt: skip
-from papers.anml.networks import NETWORKS, init_dense, init_trunk, trunk
+from papers.anml.fast_meta_learning import fast_meta_gradient, images_at_once, mean_gradient
+from papers.anml.meta_learning import Learner, Scheme, logits, representation, reset_row
+from papers.anml.networks import NETWORKS, init_dense, init_trunk
 
 __all__ = ["init_learner", "scheme", "train"]
 
@@ -66,16 +58,13 @@ def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
     """Meta-train one learner per seed. Learners of the batch share nothing but the drawings."""
     drawings = omniglot.scale(omniglot.load("background", config.side)[: config.classes], config.pixels)
     adam = optax.adam(config.outer_rate)
-    find_gradient = _pretraining_gradient if config.objective == "iid" else _meta_training_gradient
 
     def init(key: Array) -> State:
         learner = init_learner(config, jax.random.fold_in(key, 0))
         return State(learner, adam.init(learner), jax.random.fold_in(key, 1))
 
     def step(drawings: Array, state: State, index: Int32[Array, ""]) -> tuple[State, dict[str, Array]]:
-        learner, gradient, metrics = find_gradient(
-            config, state.learner, drawings, jax.random.fold_in(state.key, index)
-        )
+        learner, gradient, metrics = _gradient(config, state.learner, drawings, jax.random.fold_in(state.key, index))
         updates, optimiser = adam.update(gradient, state.optimiser)
         return State(optax.apply_updates(learner, updates), optimiser, state.key), metrics
 
@@ -92,43 +81,38 @@ def train(config: MetaTrain, seeds: Sequence[int], run: Recorder) -> Outcome:
     )
 
 
-Gradient = tuple[Learner, Learner, dict[str, Array]]
-
-
-def _meta_training_gradient(config: MetaTrain, learner: Learner, drawings: Array, key: Array) -> Gradient:
+def _gradient(
+    config: MetaTrain, learner: Learner, drawings: Array, key: Array
+) -> tuple[Learner, Learner, dict[str, Array]]:
     """Algorithm 1 of the paper: draw a class, reset its output row, learn it, and measure on it and on all classes.
 
+    Pre-training classifies as many drawings of all classes instead, and resets nothing.
+
     Returns:
-        The learner with the row reset, the meta-gradient, and metrics.
+        The learner, with the row reset; the gradient; and metrics.
     """
-    keys = jax.random.split(key, 4)
     classes, count = drawings.shape[:2]
+    rule, steps = scheme(config), config.inner_steps
+
+    if config.objective == "iid":
+        size = config.remember + steps
+        chosen = jax.random.choice(key, classes * count, (size,), replace=False)
+        x, labels = drawings[chosen // count, chosen % count], chosen // count
+
+        def class_scores(learner: Learner, x: Array) -> Array:
+            return logits(learner.head, representation(learner, rule, x))
+
+        gradient, losses, correct = mean_gradient(class_scores, learner, x, labels, images_at_once(rule, size))
+        return learner, gradient, {"loss": losses.mean(), "accuracy": correct.mean()}
+
+    keys = jax.random.split(key, 4)
     label = jax.random.randint(keys[0], (), 0, classes)
-    order = jax.random.permutation(keys[1], count)[: config.inner_steps]
+    order = jax.random.permutation(keys[1], count)[:steps]
     remembered = jax.random.choice(keys[2], classes * count, (config.remember,), replace=False)
     x = jnp.concatenate([drawings[remembered // count, remembered % count], drawings[label, order]])
-    labels = jnp.concatenate([remembered // count, jnp.broadcast_to(label, config.inner_steps)])
+    labels = jnp.concatenate([remembered // count, jnp.broadcast_to(label, steps)])
     learner = learner._replace(head=reset_row(learner.head, keys[3], label))
-    return learner, *meta_gradient(learner, scheme(config), x, labels, config.inner_steps)
-
-
-def _pretraining_gradient(config: MetaTrain, learner: Learner, drawings: Array, key: Array) -> Gradient:
-    """Gradient of ordinary classification of as many images as a meta-batch has.
-
-    Returns:
-        The learner as it was, the gradient, and metrics.
-    """
-    classes, count = drawings.shape[:2]
-    size = config.remember + config.inner_steps
-    chosen = jax.random.choice(key, classes * count, (size,), replace=False)
-
-    def scores(learner: Learner, x: Array) -> Array:
-        h = modulated(trunk(learner.trunk, NETWORKS[config.network], x), gates(learner, scheme(config), x))
-        return logits(learner.head, None, h, config.inner_rate)
-
-    x, labels = drawings[chosen // count, chosen % count], chosen // count
-    gradient, losses, correct = mean_gradient(scores, learner, x, labels, scheme(config).at_once(size))
-    return learner, gradient, {"loss": losses.mean(), "accuracy": correct.mean()}
+    return learner, *fast_meta_gradient(learner, rule, x, labels, steps)
 
 
 def _count_parameters(learner: Learner) -> int:

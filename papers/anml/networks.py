@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from papers.anml.winograd import winograd
+
 __all__ = [
     "ANML",
     "NETWORKS",
@@ -29,6 +31,8 @@ EPSILON = 1e-5
 """Added to the variance of the instance norm (official code)."""
 KAIMING = 2.0
 """Variance of Kaiming's initial weights times fan-in, for ReLU."""
+WIDE, LARGE = 32, 10
+"""Channels, and pixels a side, from which on Winograd's form is the faster; measured with the first derivatives."""
 
 
 class Block(NamedTuple):
@@ -111,11 +115,14 @@ def convolve(
 ) -> Float[Array, "N h w cout"]:
     """3x3 convolution (cross-correlation) without padding.
 
-    On a CPU it is one matrix product with the nine shifted copies of the image. With its derivatives this is twice as
-    fast as XLA's convolution, and second derivatives are as fast.
+    On a CPU wide layers of large maps take Winograd's form, the others one matrix product with the nine shifted copies
+    of the image. With its derivatives the latter is twice as fast as XLA's convolution, and the former up to 1.9 times
+    as fast as the latter.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    if stride == 1 and min(w.shape[2:]) >= WIDE and min(x.shape[1:3]) >= LARGE:
+        return winograd(x, w)
     return patches(x, stride) @ w.reshape(-1, w.shape[-1])
 
 

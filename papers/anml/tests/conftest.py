@@ -1,15 +1,15 @@
-"""What the tests share: small learners, a slow and plain inner loop."""
+"""What the tests share: small learners, a batch, programs compiled once."""
 
 import itertools
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from papers.anml.meta_learning import Dense, Learner, Scheme, cross_entropy, gates, logits, modulated
-from papers.anml.networks import Block, Conv, trunk
+from papers.anml import meta_learning
+from papers.anml.meta_learning import Dense, Learner
+from papers.anml.networks import Block, Conv
 
 NORMED = (Block(pool=True),)
 """A small trunk like ANML's: 8 -> 3 pixels a side."""
@@ -55,25 +55,4 @@ def some_batch(side: int, remember: int = 5, steps: int = 3, outputs: int = 7) -
     return jnp.asarray(rng.random((remember + steps, side, side, 1))), jnp.asarray(labels)
 
 
-@partial(jax.jit, static_argnums=1)
-def scores(learner: Learner, scheme: Scheme, x: jax.Array) -> jax.Array:
-    """Class scores without any inner loop."""
-    h = modulated(trunk(learner.trunk, scheme.blocks, x), gates(learner, scheme, x))
-    return logits(learner.head, None, h, 0.0)
-
-
-def plain_meta_loss(learner: Learner, scheme: Scheme, x: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
-    """The meta-loss by its definition: whole parameters, ordinary gradient steps, no traces and no probes."""
-
-    def loss(plastic, fixed, x, labels):
-        merged = fixed._replace(**plastic)
-        return cross_entropy(scores(merged, scheme._replace(rate=0.0), x), labels).mean()
-
-    names = ["head", "trunk"] if scheme.plastic == "all" else ["head"]
-
-    def step(plastic, image):
-        slope = jax.grad(loss)(plastic, learner, image[None], labels[-1:])
-        return jax.tree.map(lambda parameter, slope: parameter - scheme.rate * slope, plastic, slope), None
-
-    plastic, _ = jax.lax.scan(step, {name: getattr(learner, name) for name in names}, x[-steps:])
-    return loss(plastic, learner, x, labels)
+scores = jax.jit(meta_learning.scores, static_argnames="scheme")

@@ -25,7 +25,7 @@ def rngs(count: int) -> list[np.random.Generator]:
 
 
 def scores(head: tuple[Dense, ...], h: jax.Array) -> jax.Array:
-    return logits(head, None, h[None], 0.0)[0]
+    return logits(head, h[None])[0]
 
 
 def course(optimiser: Callable = optax.adam, hidden: bool = False) -> Course:

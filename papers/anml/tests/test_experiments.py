@@ -124,9 +124,9 @@ def test_meta_batches(monkeypatch):
     """The drawings remembered, then those of one class, whose row is new."""
     config = MetaTrain(**TRAIN)
     learner = meta_train.init_learner(config, jax.random.key(0))
-    monkeypatch.setattr(meta_train, "meta_gradient", lambda learner, scheme, x, labels, steps: (x, labels, steps))
+    monkeypatch.setattr(meta_train, "fast_meta_gradient", lambda learner, scheme, x, labels, steps: (x, labels, steps))
     steps, classes, everything = config.inner_steps, set(), set()
-    draw = jax.jit(lambda key: meta_train._meta_training_gradient(config, learner, numbered(12), key))
+    draw = jax.jit(lambda key: meta_train._gradient(config, learner, numbered(12), key))
     for number in range(60):
         reset, x, labels, learned = draw(jax.random.key(number))
         assert learned == steps
@@ -147,13 +147,13 @@ def test_meta_batches(monkeypatch):
 
 
 def test_pretraining_batches(monkeypatch):
-    config = MetaTrain(**TRAIN)
+    config = MetaTrain(**TRAIN, objective="iid")
     monkeypatch.setattr(
         meta_train,
         "mean_gradient",
         lambda scores, learner, x, labels, at_once: ((x, labels), jnp.zeros(1), jnp.zeros(1)),
     )
-    _, (x, labels), _ = meta_train._pretraining_gradient(config, None, numbered(12), jax.random.key(0))
+    _, (x, labels), _ = meta_train._gradient(config, None, numbered(12), jax.random.key(0))
     drawings = np.asarray(x).reshape(-1).astype(int)
     np.testing.assert_array_equal(drawings // DRAWINGS, labels)
     assert len(set(drawings.tolist())) == len(drawings) == config.remember + config.inner_steps

@@ -12,20 +12,16 @@ from papers.anml.meta_learning import (
     Dense,
     Learner,
     Scheme,
-    Trace,
-    adapt,
     cross_entropy,
-    fast_layer,
     gates,
-    logits,
-    mean_gradient,
+    inner_loop,
     meta_gradient,
+    meta_loss,
     modulated,
-    probes,
     reset_row,
 )
 from papers.anml.networks import trunk
-from papers.anml.tests.conftest import NORMED, PLAIN, plain_meta_loss, scores, some_batch, some_learner
+from papers.anml.tests.conftest import NORMED, PLAIN, scores, some_batch, some_learner
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -59,16 +55,13 @@ def meta(scheme, learner, x, labels, rate=RATE, *, gradient="second", steps=STEP
     return _meta(scheme._replace(gradient=gradient, rate=0.0), steps, learner, x, labels, rate)
 
 
-@partial(jax.jit, static_argnums=(0,))
+@partial(jax.jit, static_argnums=0)
 def _inner(scheme, learner, x, label, rate):
-    scheme = scheme._replace(rate=rate)
-    source = trunk(learner.trunk, scheme.blocks, x) if scheme.plastic == "head" else x
-    fast = adapt(learner, scheme, source, gates(learner, scheme, x), label, probes(learner.head, len(x)))
-    return *fast, tuple(fast_layer(*pair, rate) for pair in zip(learner.head, fast[1], strict=True))
+    return inner_loop(learner, scheme._replace(rate=rate), x, label)
 
 
 def inner(scheme, learner, x, label, rate=RATE):
-    """The trunk after the inner loop, the traces, the dense layers multiplied out."""
+    """The learner after the inner loop. Compiled once for each kind of scheme and number of images."""
     return _inner(scheme._replace(rate=0.0), learner, x, label, rate)
 
 
@@ -91,12 +84,16 @@ def difference(a, b):
 @BY_KIND
 def test_rate_zero_changes_nothing(kind):
     scheme, learner, x, labels = setting(kind)
-    convs, _, head = inner(scheme, learner, x[-STEPS:], labels[-1], 0.0)
-    agree(head, learner.head, 0)
-    if scheme.plastic == "all":
-        agree(convs, learner.trunk, 0)
-    else:
-        assert convs is None
+    agree(inner(scheme, learner, x[-STEPS:], labels[-1], 0.0), learner, 0)
+
+
+@BY_KIND
+def test_only_what_is_plastic_learns(kind):
+    scheme, learner, x, labels = setting(kind)
+    learned = inner(scheme, learner, x[-STEPS:], labels[-1])
+    agree((learned.nm_trunk, learned.nm_out), (learner.nm_trunk, learner.nm_out), 0)
+    assert size(difference(learned.head, learner.head)) > 0
+    assert (size(difference(learned.trunk, learner.trunk)) > 0) == (scheme.plastic == "all")
 
 
 @BY_KIND
@@ -133,9 +130,7 @@ def test_second_order_gradient_equals_finite_differences(kind):
 
     @jax.jit
     def losses(learners):
-        return jax.vmap(lambda learner: plain_meta_loss(learner, scheme._replace(rate=RATE), x, labels, STEPS))(
-            learners
-        )
+        return jax.vmap(lambda learner: meta_loss(learner, scheme._replace(rate=RATE), x, labels, STEPS)[0])(learners)
 
     found = losses(jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)).reshape(-1, 3)
     agree(found[:, 0], jnp.full(len(found), metrics["loss"]), 1e-12)
@@ -165,8 +160,7 @@ def test_first_order_gradient_differs_by_a_multiple_of_a_small_rate(kind):
 def test_metrics_are_of_the_two_parts_of_the_batch():
     scheme, learner, x, labels = setting("anml")
     _, metrics = meta(scheme, learner, x, labels)
-    convs, _, head = inner(scheme, learner, x[-STEPS:], labels[-1])
-    found = scores(learner._replace(trunk=convs, head=head), scheme, x)
+    found = scores(inner(scheme, learner, x[-STEPS:], labels[-1]), scheme, x)
     losses, right = cross_entropy(found, labels), (found.argmax(1) == labels).astype(found.dtype)
     expected = {
         "loss": losses.mean(),
@@ -178,19 +172,10 @@ def test_metrics_are_of_the_two_parts_of_the_batch():
     agree(metrics, expected, 1e-10)
 
 
-@BY_KIND
-def test_traces_stand_for_the_layers(kind):
-    """Scores by the steps kept as pairs, and by the matrices that they make."""
-    scheme, learner, x, labels = setting(kind)
-    _, traces, head = inner(scheme, learner, x[-STEPS:], labels[-1])
-    h = jnp.asarray(np.random.default_rng(1).standard_normal((4, learner.head[0].w.shape[1])))
-    agree(logits(learner.head, traces, h, RATE), logits(head, None, h, RATE), 1e-11)
-
-
 def test_a_step_of_the_last_layer_by_hand():
     """One image: the output weights move by the outer product of softmax minus target with the gated input."""
     scheme, learner, x, labels = setting("anml")
-    _, _, head = inner(scheme, learner, x[-1:], labels[-1])
+    head = inner(scheme, learner, x[-1:], labels[-1]).head
     g, h = jax.jit(lambda x: (gates(learner, scheme, x), trunk(learner.trunk, scheme.blocks, x)))(x[-1:])
     error = jax.nn.softmax(scores(learner, scheme, x[-1:]))[0] - jnp.eye(7)[labels[-1]]
     agree(head[0].w, learner.head[0].w - RATE * jnp.outer(error, (g * h)[0]), 1e-12)
@@ -226,16 +211,13 @@ def test_a_closed_gate_stops_learning_on_both_sides():
     shut[2] = True
     closed = set_gates(learner, np.where(shut, -800.0, np.linspace(-1, 1, 36)))
     np.testing.assert_array_equal(jax.jit(lambda x: gates(closed, scheme, x))(x)[:, shut], 0)
-    convs, traces, head = inner(scheme, closed, x[-STEPS:], labels[-1])
-    np.testing.assert_array_equal(head[0].w[:, shut], closed.head[0].w[:, shut])
-    np.testing.assert_array_equal(traces[0].inputs[:, shut], 0)
-    moved = np.abs(np.asarray(head[0].w - closed.head[0].w)).max(0)
-    heard = np.asarray(traces[0].inputs).max(0) > 0
-    assert heard.sum() > 10
-    assert (moved[heard] > 0).all()
-    for old, new in zip(closed.trunk[-1], convs[-1], strict=True):
+    learned = inner(scheme, closed, x[-STEPS:], labels[-1])
+    np.testing.assert_array_equal(learned.head[0].w[:, shut], closed.head[0].w[:, shut])
+    moved = np.abs(np.asarray(learned.head[0].w - closed.head[0].w)).max(0)
+    assert (moved > 0).sum() > 10
+    for old, new in zip(closed.trunk[-1], learned.trunk[-1], strict=True):
         np.testing.assert_array_equal(new[..., channel], old[..., channel])
-    assert size(difference(convs[-1].w[..., 0], closed.trunk[-1].w[..., 0])) > 0
+    assert size(difference(learned.trunk[-1].w[..., 0], closed.trunk[-1].w[..., 0])) > 0
     gradient, _ = meta(scheme, closed, x, labels)
     for slope in gradient.trunk[-1]:
         np.testing.assert_array_equal(slope[..., channel], 0)
@@ -269,9 +251,8 @@ def test_permuting_classes_permutes_outputs(kind, gradient):
     expected, metrics = meta(scheme, learner, x, labels, gradient=gradient)
     agree(found, expected._replace(head=permuted(expected.head, order)), 1e-12)
     agree(found_metrics, metrics, 1e-12)
-    *_, head = inner(scheme, other, x[-STEPS:], renamed[-1])
-    *_, expected_head = inner(scheme, learner, x[-STEPS:], labels[-1])
-    agree(head, permuted(expected_head, order), 1e-12)
+    head = inner(scheme, other, x[-STEPS:], renamed[-1]).head
+    agree(head, permuted(inner(scheme, learner, x[-STEPS:], labels[-1]).head, order), 1e-12)
 
 
 def test_order_of_the_remembered_images_is_nothing():
@@ -280,42 +261,7 @@ def test_order_of_the_remembered_images_is_nothing():
     agree(meta(scheme, learner, x[order], labels[order])[0], meta(scheme, learner, x, labels)[0], 1e-12)
 
 
-# --- parts ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("n", "at_once"),
-    [
-        pytest.param(1, 1, marks=pytest.mark.slow),
-        pytest.param(12, 12, marks=pytest.mark.slow),
-        (12, 4),
-        (13, 1),
-        pytest.param(30, 10, marks=pytest.mark.slow),
-    ],
-)
-def test_mean_gradient_in_parts_is_that_of_the_whole(n, at_once):
-    rng = np.random.default_rng(n)
-    layer = Dense(jnp.asarray(rng.standard_normal((4, 6))), jnp.asarray(rng.standard_normal(4)))
-    x, labels = jnp.asarray(rng.standard_normal((n, 2, 3))), jnp.asarray(rng.integers(0, 4, n))
-
-    def found(layer, x):
-        return jnp.tanh(x.reshape(len(x), -1)) @ layer.w.T + layer.b
-
-    expected = jax.jit(jax.grad(lambda layer: cross_entropy(found(layer, x), labels).mean()))(layer)
-    in_parts = jax.jit(lambda layer: mean_gradient(found, layer, x, labels, at_once))
-    gradient, losses, correct = in_parts(layer)
-    agree(gradient, expected, 1e-12)
-    agree(losses, cross_entropy(found(layer, x), labels), 1e-12)
-    np.testing.assert_array_equal(correct, found(layer, x).argmax(1) == labels)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [1, 2, 13, 84, 85])
-def test_parts_are_of_the_same_size(kind, count, monkeypatch):
-    scheme = KINDS[kind][0]
-    assert count % scheme.at_once(count) == 0
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert scheme.at_once(count) == count
+# --- pieces --------------------------------------------------------------------------------------------------
 
 
 def test_cross_entropy():
@@ -323,13 +269,6 @@ def test_cross_entropy():
     expected = [np.log(np.exp([1, 2, 3]).sum()) - 2, 1e4]
     agree(cross_entropy(found, jnp.array([1, 1])), jnp.array(expected), 1e-12)
     agree(cross_entropy(jnp.zeros((1, 7)), jnp.array([3])), jnp.log(jnp.array([7.0])), 1e-12)
-
-
-def test_fast_layer_by_hand():
-    layer = Dense(jnp.ones((2, 3)), jnp.zeros(2))
-    trace = Trace(jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]))
-    found = fast_layer(layer, trace, 0.5)
-    agree(found, Dense(jnp.array([[0.5, 0.0, -0.5], [1.0, 0.0, 1.0]]), jnp.array([-0.5, -1.0])), 1e-15)
 
 
 def test_reset_row():
