@@ -308,7 +308,8 @@ def test_nothing_that_a_run_reaches_hides_from_the_digest(paper: str) -> None:
         ("papers.mplp.agents", "_tanh_derivative"),  # in no digest, though `_tanh` calls it: changing it moves no key
         ("papers.deq.solvers", "_warn_once"),  # remembers of what it has warned
     }
-    reached = {key for each in spec.load(paper).experiments for key in _definitions(plan.reach(paper, each).manifest)}
+    variants = [(name, each) for name, entry in spec.load(paper).experiments.items() for each in entry.variants]
+    reached = {key for each in variants for key in _definitions(plan.reach(paper, *each).manifest)}
     assert [each for each in unfollowed(Sources(HOME), reached) if each[0] not in allowed] == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import Toy, fault_of
+from toy import Toy, fault_of, without_papers
 
 from common.errors import RefigureError
 from common.room import plan, spec
@@ -170,6 +170,7 @@ def test_sources_are_read_again_only_when_told(toy: Toy) -> None:
         (', why: "seconds"', "", r"scales\.smoke\.why: say why"),
         ("experiment: main\n", "experiment: man\n", r"no experiment 'man' in .*figures\.fall; did you mean 'main'"),
         ("config_class: Descent\n    deviations", "config_class: Descend\n    deviations", "no dataclass 'Descend'"),
+        ("config: {momentum: true}", "config_class: Descend", "no dataclass 'Descend'"),
         ("config: {steps: 4}", "config: {step: 4}", "at scale smoke: unknown key 'step'; did you mean 'steps'"),
         ("config: {steps: 4}", "config: {steps: 0}", "steps must be at least 1"),
         ("plain: {title: \"plain\"}\n      m", "../up: {title: \"plain\"}\n      m", r"'\.\./up' is no name"),
@@ -185,6 +186,19 @@ def test_a_fault_in_the_spec_is_one_line(
         plan.plan("toy_paper", "smoke")
     assert toy.main("--scale", "smoke", "--experiment", "main", "--dry-run") == 1
     fault_of(capsys.readouterr().err)
+
+
+def test_a_variant_may_have_a_class_of_settings_of_its_own(toy: Toy) -> None:
+    before = keys()
+    path = toy.root / "papers/toy_paper/config.py"
+    path.write_text(path.read_text() + "\n\n@dataclass(frozen=True)\nclass Heavy(Descent):\n    mass: float = 2.0\n")
+    toy.edit(
+        "papers/toy_paper/paper.yaml", "config: {momentum: true}", "config_class: Heavy\n        config: {mass: 3.0}"
+    )
+    without_papers()  # config.py is imported once a process
+    runs = [run for run in plan.plan("toy_paper", "smoke") if run.identity.variant == "momentum"]
+    assert all(run.config.mass == 3 and not run.config.momentum for run in runs)
+    assert [old == new for old, new in zip(before, keys(), strict=True)].count(False) == len(runs)
 
 
 def test_unknown_papers_offer_the_nearest(toy: Toy) -> None:

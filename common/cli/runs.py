@@ -80,9 +80,10 @@ def _is_by_hand(folder: Path) -> bool:
 
 def _is_present(identity: Identity) -> bool:
     """Whether a run is of the present code, data and variants, and so is the one that it begins from."""
-    today = reach(identity.paper, identity.experiment).digest == identity.code
+    if identity.variant not in spec.load(identity.paper).experiments[identity.experiment].variants:
+        return False
+    today = reach(identity.paper, identity.experiment, identity.variant).digest == identity.code
     today &= all(data.identity(name.split(" as ")[0]) == checksums for name, checksums in identity.data.items())
-    today &= identity.variant in spec.load(identity.paper).experiments[identity.experiment].variants
     parent = _home() / identity.paper / identity.parent
     return today and (not identity.parent or _is_present(record.read_identity(parent)[0]))
 

@@ -89,7 +89,7 @@ def plan_run(
     for name, read in sets.items():
         if name != read and (data.deviation(name) is None) is (data.deviation(read) is None):
             raise RefigureError(f"{paper}/{experiment}: instead: neither {name} nor {read} stands in for the other")
-    code = reach(paper, experiment)
+    code = reach(paper, experiment, variant)
     parent = plan_run(paper, entry.parent, chosen.parent or variant, scale, seeds) if entry.parent else None
     try:
         identity = Identity(
@@ -126,17 +126,19 @@ def resolve(paper: str, experiment: str, variant: str, scale: ScaleName | None, 
         size = find(entry.scales, scale, "scale", f"{paper}/{experiment}")
         settings |= {**size.config, **size.only.get(variant, {})}
     where = f"papers/{paper}/paper.yaml: {experiment}/{variant}" + (f" at scale {scale}" if scale else "")
-    kind = _config_class(paper, experiment, entry.config_class)
+    kind = _config_class(paper, experiment, chosen.config_class or entry.config_class)
     config = build(kind, settings, where)
     if assignments:
         config = build(kind, override(to_dict(config), assignments), "--set")
     return config
 
 
-def reach(paper: str, experiment: str) -> Reach:
-    """The definitions that decide the numbers of an experiment."""
+def reach(paper: str, experiment: str, variant: str) -> Reach:
+    """The definitions that decide the numbers of a variant."""
     entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
-    return code_of((entry.module, "train"), (f"papers.{paper}.config", entry.config_class), *ROOTS)
+    chosen = find(entry.variants, variant, "variant", f"{paper}/{experiment}")
+    kind = chosen.config_class or entry.config_class
+    return code_of((entry.module, "train"), (f"papers.{paper}.config", kind), *ROOTS)
 
 
 @once

@@ -81,6 +81,8 @@ class Variant:
     """Its settings, over the experiment's."""
     parent: str = ""
     """Which variant of the parent experiment it begins from; the one of its own name when left out."""
+    config_class: str = ""
+    """The dataclass of its settings, where it is not the experiment's."""
     data: tuple[str, ...] = ()
     """Data sets of the registry that it reads, besides the experiment's."""
     deviations: tuple[Deviation, ...] = ()

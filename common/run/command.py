@@ -202,7 +202,7 @@ def _module(plan: PlannedRun) -> ModuleType:
 def _check_code(plan: PlannedRun) -> None:
     """Refuse to train when a file was edited between the planning and the import of the experiment."""
     planning.forget()
-    code = planning.reach(plan.identity.paper, plan.identity.experiment)
+    code = planning.reach(plan.identity.paper, plan.identity.experiment, plan.identity.variant)
     if code.digest != plan.identity.code:
         edited = [f"{file}: {name}" for file, name in changed(plan.manifest, code.manifest)]
         what = ", ".join(edited[:3]) or "a definition that it used"

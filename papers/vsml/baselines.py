@@ -177,7 +177,7 @@ class FastWeightMemory(NamedTuple):
     """From the LSTM's output to two keys, a value and a strength."""
     read: Linear
     """From the LSTM's output to two keys."""
-    found: Linear
+    retrieved: Linear
     """From the value read in the memory to what is added to the LSTM's output."""
     read_out: Linear
 
@@ -202,7 +202,7 @@ def fast_weight_memory(
     Writing: M += beta (v - M k) k^T with k = k1 (x) k2, then M is scaled to a norm of at most 1. Reading: the
     standardised M (n (x) e), through a linear map, is added to the LSTM's output.
     """
-    size = params.found.w.shape[0]
+    size = params.retrieved.w.shape[0]
 
     def step(carry: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
         h, c, memory, feedback = carry
@@ -218,7 +218,7 @@ def fast_weight_memory(
         memory = memory / jnp.maximum(1, norm)
         n, e = jnp.split(jnp.tanh(params.read(h)), 2, -1)
         r = jax.nn.standardize(jnp.einsum("ers,es->er", memory, _product(n, e)))
-        z = bounded(params.read_out(h + params.found(r)), BOUND)
+        z = bounded(params.read_out(h + params.retrieved(r)), BOUND)
         return (h, c, memory, _feedback(z, label)), z
 
     episodes = inputs.shape[1]

@@ -5,32 +5,38 @@ forwards; given x and the error e, it shall change w and b by gradient descent a
 receive sums of messages. A grid of such sub-RNNs then does backpropagation, although nothing computes it explicitly.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, gate_matrix, lstm
+from papers.vsml.layers import Dense
+from papers.vsml.network import Network
+from papers.vsml.sub_rnn import GateOffsets, State, SubRNN
 
 __all__ = [
     "Rule",
     "Targets",
+    "clone_network",
     "cloning_loss",
-    "descend_online",
+    "descend",
+    "draw_network",
     "draw_signals",
     "draw_weights",
     "fresh",
+    "logits",
+    "network_loss",
     "targets",
-    "unroll",
 ]
 
 WEIGHT, BIAS = 0, 1
 """Channels of the cell."""
 
-Weights = tuple[Float[Array, "E B A"], ...]
-"""Weights of each layer, for E networks."""
+Layers = tuple[tuple[Float[Array, "E B A"], Float[Array, "E B A"]], ...]
+"""Weights and biases of each layer, for E networks; every synapse has a bias."""
 
 
 class Rule(NamedTuple):
@@ -75,156 +81,163 @@ def gate_offsets(units: int) -> GateOffsets:
 
 def forward_phase(params: SubRNN, state: State, x: Float[Array, "E A"], ticks: int) -> tuple[State, Array]:
     """Tick with the input alone; return the state and the message of each synapse forwards, (E, B, A)."""
-    state = _ticks(params, state, x, None, ticks)
+    nothing = jnp.zeros((0, *state.c.shape[1:3]), x.dtype)
+    state = _dense(state).advance(params, gate_offsets(params.units), state, x[None], nothing, ticks)
     return state, _read(state.h, params.forward_w, params.forward_b)
 
 
 def backward_phase(
     params: SubRNN, state: State, x: Float[Array, "E A"], e: Float[Array, "E B"], ticks: int
 ) -> tuple[State, Array]:
-    """Tick with input and error; return the state and the message of each synapse backwards, (E, B, A)."""
-    state = _ticks(params, state, x, e, ticks)
+    """Tick with input, error and a flag of 1; return the state and the message of each synapse backwards, (E, B, A)."""
+    down = jnp.stack([e, jnp.ones_like(e)])
+    state = _dense(state).advance(params, gate_offsets(params.units), state, x[None], down, ticks)
     return state, _read(state.h, params.backward_w, params.backward_b)
 
 
-def _ticks(params: SubRNN, state: State, x: Array, e: Array | None, ticks: int) -> State:
-    """Ticks whose inputs are x, and in the backward phase the error e and a flag of 1."""
-    shape = state.c.shape[1:]
-    inputs = [x[:, None, :]] if e is None else [x[:, None, :], e[..., None], jnp.ones_like(e)[..., None]]
-    matrix = gate_matrix(params, gate_offsets(params.units), 1, 0 if e is None else 2)
-    h, c = (array.reshape(len(array), -1) for array in state)
-    fixed = [jnp.broadcast_to(array, shape).reshape(1, -1) for array in inputs] + [jnp.ones((1, h.shape[1]), h.dtype)]
-    for _ in range(ticks):
-        h, c = lstm(matrix, jnp.concatenate([h, *fixed]), c)
-    return State(h.reshape(-1, *shape), c.reshape(-1, *shape))
+def _dense(state: State) -> Dense:
+    """The layer of a grid of synapses, (N, E, B, A)."""
+    return Dense(*state.c.shape[:1:-1])
 
 
 def _read(h: Array, w: Array, b: Array) -> Array:
-    """The first number of a message."""
+    """The first number of each sub-RNN's message."""
     return (w[:, 0] @ h.reshape(len(h), -1)).reshape(h.shape[1:]) + b[0]
 
 
 def cloning_loss(
     params: SubRNN, rule: Rule, state: State, xs: Float[Array, "U E A"], es: Float[Array, "U E B"], ticks: int
 ) -> tuple[Float[Array, ""], tuple[State, dict[str, Array]]]:
-    """Squared deviation of grids of synapses from backpropagation, over U examples one after the other.
+    """Squared deviation of grids of synapses from backpropagation, over U examples one after the other."""
+
+    @jax.checkpoint
+    def step(state: State, example: tuple[Array, Array]) -> tuple[State, Array]:
+        x, e = example
+        ticked, y = forward_phase(params, state, x, ticks)
+        ticked, d = backward_phase(params, ticked, x, e, ticks)
+        return ticked, _deviations(rule, state, ticked, x, e, y, d)
+
+    state, deviations = jax.lax.scan(step, state, (xs, es))
+    deviations = deviations.mean(0)
+    return deviations.sum(), (state, _named(deviations))
+
+
+def network_loss(
+    params: SubRNN,
+    rule: Rule,
+    states: tuple[State, ...],
+    xs: Float[Array, "U E A"],
+    labels: Float[Array, "U E C"],
+    ticks: int,
+) -> tuple[Float[Array, ""], tuple[tuple[State, ...], dict[str, Array]]]:
+    """`cloning_loss` on policy: of all layers of networks of clones, each given what it hears as the network learns.
+
+    Arguments:
+        states: Of each layer.
+        labels: One-hot.
+    """
+
+    @jax.checkpoint
+    def step(states: tuple[State, ...], example: tuple[Array, Array]) -> tuple[tuple[State, ...], Array]:
+        x, label = example
+        ticked, sent, heard = list(states), [], [x]
+        for index, state in enumerate(states):
+            ticked[index], y = forward_phase(params, state, heard[-1], ticks)
+            sent.append(y)
+            heard.append(jax.lax.stop_gradient(y.sum(-1)))
+        e = jax.nn.softmax(heard[-1]) - label
+        losses = []
+        for index in reversed(range(len(states))):
+            x = heard[index]
+            ticked[index], d = backward_phase(params, ticked[index], x, e, ticks)
+            losses.append(_deviations(rule, states[index], ticked[index], x, e, sent[index], d))
+            e = jax.lax.stop_gradient(d.sum(-2))
+        return tuple(ticked), jnp.stack(losses).mean(0)
+
+    states, deviations = jax.lax.scan(step, states, (xs, labels))
+    deviations = deviations.mean(0)
+    return deviations.sum(), (states, _named(deviations))
+
+
+def _deviations(rule: Rule, before: State, after: State, x: Array, e: Array, y: Array, d: Array) -> Float[Array, " 8"]:
+    """How far synapses that hear x and e, and send y and d, are from backpropagation: mean squares.
 
     Targets come from the weights that the synapses hold themselves. Deviations of changes are relative to the rule's
     rate and to the size of e. The sums that nodes receive count as well, divided by the root of the number of synapses:
     deviations that many synapses share add up in a network.
     """
-    weight, bias = (
-        rule.rate,
-        4 * rule.bias_rate,
-    )  # biases count less: equal errors of all synapses of a node matter less
+    bias_rate = 4 * rule.bias_rate  # biases count less: equal errors of all synapses of a node matter less
+    w, b = before.c[WEIGHT], before.c[BIAS]
+    target = targets(rule, w, b, x[:, None], e[..., None])
+    size = jnp.abs(e)[..., None] + 0.1
+    deviations = jnp.stack([
+        y - target.forward,
+        (after.c[WEIGHT] - w - target.dw) / (rule.rate * size),
+        (after.c[BIAS] - b - target.db) / (bias_rate * size),
+        (d - target.backward) / size,
+    ])  # fmt: skip
+    synapse_losses = (deviations**2).mean((1, 2, 3))
+    node_forward = (deviations[:3].sum(-1) ** 2).mean((1, 2)) / deviations.shape[-1]
+    node_backward = (deviations[3].sum(-2) ** 2).mean() / deviations.shape[-2]
+    return jnp.concatenate([synapse_losses, node_forward, node_backward[None]])
 
-    @jax.checkpoint
-    def step(state: State, example: tuple[Array, Array]) -> tuple[State, Array]:
-        x, e = example
-        w, b = state.c[WEIGHT], state.c[BIAS]
-        target = targets(rule, w, b, x[:, None], e[..., None])
-        state, y = forward_phase(params, state, x, ticks)
-        state, d = backward_phase(params, state, x, e, ticks)
-        size = jnp.abs(e)[..., None] + 0.1
-        deviations = jnp.stack([
-            y - target.forward,
-            (state.c[WEIGHT] - w - target.dw) / (weight * size),
-            (state.c[BIAS] - b - target.db) / (bias * size),
-            (d - target.backward) / size,
-        ])  # fmt: skip
-        synapse_losses = (deviations**2).mean((1, 2, 3))
-        node_forward = (deviations[:3].sum(-1) ** 2).mean((1, 2)) / deviations.shape[-1]
-        node_backward = (deviations[3].sum(-2) ** 2).mean() / deviations.shape[-2]
-        return state, jnp.concatenate([synapse_losses, node_forward, node_backward[None]])
 
-    state, deviations = jax.lax.scan(step, state, (xs, es))
-    deviations = deviations.mean(0)
+def _named(deviations: Float[Array, " 8"]) -> dict[str, Array]:
     names = ("forward", "dw", "db", "backward")
-    metrics = {name: deviations[index] for index, name in enumerate(names)}
-    metrics |= {f"sum_{name}": deviations[4 + index] for index, name in enumerate(names)}
-    return deviations.sum(), (state, metrics)
+    return dict(zip((*names, *(f"sum_{name}" for name in names)), deviations, strict=True))
 
 
 # --- networks: of clones, and of real weights ----------------------------------------------------------------
 
 
-def unroll(
-    params: SubRNN,
-    weights: Weights,
-    x: Float[Array, "T E A"],
-    labels: Int[Array, "T E"],
-    unseen: Float[Array, "n A"],
-    ticks: int,
-) -> tuple[Float[Array, "T E C"], Float[Array, "n E C"]]:
-    """Logits of networks of clones that learn online, and logits of the resulting networks for unseen inputs.
+def clone_network(sizes: Sequence[int], units: int, ticks: int) -> Network:
+    """A network of clones with these numbers of nodes, inputs first, that learns by ticks and messages alone."""
+    return Network(
+        tuple(Dense(*pair, reduce="sum") for pair in pairwise(sizes)),
+        micro_ticks=ticks, backward_pass=True, phased=True, output_channel=0, logit_bound=None,
+        offsets=gate_offsets(units),
+    )  # fmt: skip
 
-    The networks learn by ticks and sums of messages alone.
+
+def descend(
+    rule: Rule, layers: Layers, x: Float[Array, "E A"], label: Float[Array, "E C"]
+) -> tuple[Layers, Float[Array, "E C"]]:
+    """One example of the algorithm that is cloned, in networks of real weights: new layers, and the logits before.
+
+    Arguments:
+        label: One-hot.
     """
-
-    def forward(states: Sequence[State], x: Array) -> tuple[list[State], list[Array]]:
-        ticked, layer_inputs = [], [x]
-        for state in states:
-            state, y = forward_phase(params, state, layer_inputs[-1], ticks)
-            ticked.append(state)
-            layer_inputs.append(y.sum(-1))
-        return ticked, layer_inputs
-
-    def step(states: tuple[State, ...], example: tuple[Array, Array]) -> tuple[tuple[State, ...], Array]:
-        x, label = example
-        ticked, layer_inputs = forward(states, x)
-        e = error(layer_inputs[-1], label)
-        for index in reversed(range(len(ticked))):
-            ticked[index], d = backward_phase(params, ticked[index], layer_inputs[index], e, ticks)
-            e = d.sum(-2)
-        return tuple(ticked), layer_inputs[-1]
-
-    states = tuple(fresh(w, jnp.zeros_like(w), params.units) for w in weights)
-    states, logits = jax.lax.scan(step, states, (x, labels))
-    return logits, _one_by_one(lambda x: forward(states, x)[1][-1], unseen, x.shape[1])
+    layer_inputs = _activate(layers, x)
+    e = jax.nn.softmax(layer_inputs[-1]) - label
+    changed = []
+    for (w, b), x in zip(layers[::-1], layer_inputs[-2::-1], strict=True):
+        target = targets(rule, w, b, x[:, None], e[..., None])
+        changed.insert(0, (w + target.dw, b + target.db))
+        e = target.backward.sum(-2)
+    return tuple(changed), layer_inputs[-1]
 
 
-def descend_online(
-    rule: Rule,
-    weights: Weights,
-    x: Float[Array, "T E A"],
-    labels: Int[Array, "T E"],
-    unseen: Float[Array, "n A"],
-) -> tuple[Float[Array, "T E C"], Float[Array, "n E C"]]:
-    """Same arguments and results as `unroll`, for the same networks under the algorithm that was cloned."""
-
-    def forward(layers: Sequence[tuple[Array, Array]], x: Array) -> list[Array]:
-        layer_inputs = [x]
-        for w, b in layers:
-            layer_inputs.append((jnp.tanh(layer_inputs[-1])[:, None] * w + b).sum(-1))
-        return layer_inputs
-
-    def step(layers: tuple, example: tuple[Array, Array]) -> tuple[tuple, Array]:
-        x, label = example
-        layer_inputs = forward(layers, x)
-        e = error(layer_inputs[-1], label)
-        changed = []
-        for (w, b), x in zip(layers[::-1], layer_inputs[-2::-1], strict=True):
-            target = targets(rule, w, b, x[:, None], e[..., None])
-            changed.insert(0, (w + target.dw, b + target.db))
-            e = target.backward.sum(-2)
-        return tuple(changed), layer_inputs[-1]
-
-    layers = tuple((w, jnp.zeros_like(w)) for w in weights)
-    layers, logits = jax.lax.scan(step, layers, (x, labels))
-    return logits, _one_by_one(lambda x: forward(layers, x)[-1], unseen, x.shape[1])
+def logits(layers: Layers, x: Float[Array, "E A"]) -> Float[Array, "E C"]:
+    """What networks of real weights predict."""
+    return _activate(layers, x)[-1]
 
 
-def error(logits: Float[Array, "E C"], label: Int[Array, " E"]) -> Float[Array, "E C"]:
-    """The gradient of the cross-entropy in the logits."""
-    return jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[-1])
-
-
-def _one_by_one(function: Callable[[Array], Array], x: Float[Array, "n A"], episodes: int) -> Array:
-    """The function of each input, given to all networks."""
-    return jax.lax.map(lambda x: function(jnp.broadcast_to(x, (episodes, *x.shape))), x)
+def _activate(layers: Layers, x: Float[Array, "E A"]) -> list[Array]:
+    """The inputs of each layer, and the logits."""
+    layer_inputs = [x]
+    for w, b in layers:
+        layer_inputs.append((jnp.tanh(layer_inputs[-1])[:, None] * w + b).sum(-1))
+    return layer_inputs
 
 
 # --- what synapses are trained on ----------------------------------------------------------------------------
+
+
+def draw_network(key: Array, sizes: Sequence[int], networks: int) -> Layers:
+    """Initial layers between these numbers of nodes, inputs first: normal weights of scale 1 / sqrt(inputs)."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    drawn = [jax.random.normal(k, (networks, b, a)) / a**0.5 for k, (a, b) in zip(keys, pairwise(sizes), strict=True)]
+    return tuple((w, jnp.zeros_like(w)) for w in drawn)
 
 
 def draw_weights(key: Array, shape: tuple[int, int, int]) -> tuple[Array, Array]:

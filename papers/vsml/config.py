@@ -3,7 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CONDITIONS", "Clone", "Descent", "MetaTest", "MetaTrain", "TaskName", "Unroll"]
+__all__ = [
+    "CONDITIONS",
+    "LEARNERS",
+    "VSML",
+    "Clone",
+    "CloneOnPolicy",
+    "Descent",
+    "FastWeightMemory",
+    "Hebbian",
+    "MetaRNN",
+    "MetaTest",
+    "MetaTrain",
+    "TaskName",
+    "Unroll",
+]
 
 TaskName = Literal["mnist", "fashion-mnist", "cifar10-grey", "spoken-digits", "omniglot", "random", "sum-sign"]
 CONDITIONS = ("five classes", "21 pixels", "48 pixels", "projected", "shuffled")
@@ -21,8 +35,8 @@ def _positive(config: object, *names: str) -> None:
 class MetaTrain:
     """Meta-training of a learning algorithm on episodes of online learning (sections 3 and 4.2)."""
 
-    learner: Literal["vsml", "meta_rnn", "hebbian", "fast_weight_memory"] = "vsml"
-    """What is meta-trained."""
+    learner: Literal["vsml", "meta_rnn", "hebbian", "fast_weight_memory"]
+    """What is meta-trained; each has its class of settings below."""
     optimiser: Literal["es", "backprop"] = "es"
     """Evolution strategies, or backpropagation through the episode (official code has both)."""
     tasks: tuple[TaskName, ...] = ("mnist",)
@@ -45,8 +59,37 @@ class MetaTrain:
     """Share of the episodes that are seen through a random matrix (official code)."""
     projections: int = 64
     """Number of random matrices (official code: one for every second of its 128 workers)."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Precision of matrix products on a GPU."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "sides", "lengths", "iterations", "rates", "episodes", "sigma", "projections")
+        if len({len(self.sides), len(self.lengths), len(self.iterations), len(self.rates)}) != 1:
+            raise ValueError("sides, lengths, iterations and rates must have one value a stage each")
+        if not self.sides:
+            raise ValueError("sides, lengths, iterations and rates must have at least one stage")
+        if self.optimiser == "es" and self.clip:
+            raise ValueError("clip is for backprop and means nothing to evolution strategies")
+        if not self.tasks:
+            raise ValueError("tasks must name at least one data set")
+        if self.learner != "vsml" and len(set(self.sides)) > 1:
+            raise ValueError(f"{self.learner} has weights for one size of image: sides must be equal, not {self.sides}")
+        if "omniglot" in self.tasks and max(self.lengths) > 200:
+            raise ValueError(f"lengths must be at most 200 with omniglot, ten characters, not {self.lengths}")
+        if not 0 <= self.projected <= 1:
+            raise ValueError(f"projected must be a share from 0 to 1, not {self.projected}")
+        if self.clip < 0:
+            raise ValueError(f"clip must be 0 or positive, not {self.clip}")
+
+
+@dataclass(frozen=True)
+class VSML(MetaTrain):
+    """A network of sub-RNNs."""
+
+    learner: Literal["vsml"] = "vsml"
+    """Its name."""
     units: int = 16
-    """N, units of a sub-RNN; or units of the Meta RNN (128) or of the memory's LSTM (32; official code)."""
+    """N, units of a sub-RNN (official code)."""
     message: int = 8
     """M, numbers in a message (official code)."""
     hidden: int = 0
@@ -69,39 +112,58 @@ class MetaTrain:
     """Factor on the message maps' initial weights."""
     states: Literal["fp32", "bf16"] = "fp32"
     """Type in which states are kept between examples."""
-    memory: int = 16
-    """Rows of the fast-weight memory (official code)."""
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Precision of matrix products on a GPU."""
 
     def __post_init__(self) -> None:
-        _positive(
-            self, "sides", "lengths", "iterations", "rates", "episodes", "sigma", "projections", "units", "message",
-            "micro_ticks", "read_out", "memory",
-        )  # fmt: skip
-        if len({len(self.sides), len(self.lengths), len(self.iterations), len(self.rates)}) != 1:
-            raise ValueError("sides, lengths, iterations and rates must have one value a stage each")
-        if not self.sides:
-            raise ValueError("sides, lengths, iterations and rates must have at least one stage")
-        if self.learner != "vsml":
-            for name in ("message", "hidden", "convolutions", "normed", "micro_ticks", "feed_label", "backward_pass",
-                         "input_offset", "forget_offset", "read_out", "states"):  # fmt: skip
-                if getattr(self, name) != getattr(MetaTrain, name):
-                    raise ValueError(f"{name} is for vsml and means nothing to {self.learner}")
-        if self.optimiser == "es" and self.clip:
-            raise ValueError("clip is for backprop and means nothing to evolution strategies")
-        if not self.tasks:
-            raise ValueError("tasks must name at least one data set")
-        if self.learner != "vsml" and len(set(self.sides)) > 1:
-            raise ValueError(f"{self.learner} has weights for one size of image: sides must be equal, not {self.sides}")
+        super().__post_init__()
+        _positive(self, "units", "message", "micro_ticks", "read_out")
         if self.message < 2:
             raise ValueError(f"message must be at least 2, for the output is its second number, not {self.message}")
-        if "omniglot" in self.tasks and max(self.lengths) > 200:
-            raise ValueError(f"lengths must be at most 200 with omniglot, ten characters, not {self.lengths}")
-        if not 0 <= self.projected <= 1:
-            raise ValueError(f"projected must be a share from 0 to 1, not {self.projected}")
-        if min(self.hidden, self.clip, self.convolutions) < 0:
-            raise ValueError("hidden, clip and convolutions must be 0 or positive")
+        if min(self.hidden, self.convolutions) < 0:
+            raise ValueError("hidden and convolutions must be 0 or positive")
+
+
+@dataclass(frozen=True)
+class MetaRNN(MetaTrain):
+    """An LSTM that sees the example, the error and the label."""
+
+    learner: Literal["meta_rnn"] = "meta_rnn"
+    """Its name."""
+    units: int = 128
+    """Units of the LSTM (official code)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "units")
+
+
+@dataclass(frozen=True)
+class Hebbian(MetaTrain):
+    """A layer with Hebbian fast weights."""
+
+    learner: Literal["hebbian"] = "hebbian"
+    """Its name."""
+
+
+@dataclass(frozen=True)
+class FastWeightMemory(MetaTrain):
+    """An LSTM that writes to and reads from a fast-weight memory."""
+
+    learner: Literal["fast_weight_memory"] = "fast_weight_memory"
+    """Its name."""
+    units: int = 32
+    """Units of the LSTM (official code)."""
+    memory: int = 16
+    """Rows of the memory (official code)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "units", "memory")
+
+
+LEARNERS: dict[str, type[MetaTrain]] = {
+    "vsml": VSML, "meta_rnn": MetaRNN, "hebbian": Hebbian, "fast_weight_memory": FastWeightMemory,
+}  # fmt: skip
+"""The settings of each learner."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +267,26 @@ class Clone:
             raise ValueError(f"units must be at least 2, for a weight and a bias, not {self.units}")
         if not 0 < self.renewed <= 1:
             raise ValueError(f"renewed must be a share above 0, not {self.renewed}")
+
+
+@dataclass(frozen=True)
+class CloneOnPolicy(Clone):
+    """Cloning of single synapses and of those in networks of clones, on what they hear as the networks learn MNIST."""
+
+    signals: Literal["random", "mnist"] = "mnist"
+    """Inputs and errors of single synapses."""
+    networks: int = 1
+    """Networks that learn at once."""
+    side: int = 14
+    """Pixels a side of their images."""
+    hidden: tuple[int, ...] = (32,)
+    """Nodes of their hidden layers."""
+    life: int = 3000
+    """Mean number of examples after which a network begins anew."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "networks", "side", "hidden", "life")
 
 
 @dataclass(frozen=True)

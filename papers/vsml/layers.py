@@ -4,17 +4,21 @@ States have the axes (N, E, B, A): features, episodes, outputs, inputs; messages
 consist of its first channels alone; all other channels are then zero.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, gate_matrix, lstm, message
+from papers.vsml.fast_lstm import gate_matrix, lstm
+from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, message
 
-__all__ = ["Conv", "Dense", "Layer"]
+__all__ = ["Conv", "Dense", "Layer", "Message"]
 
 Message = Float[Array, "channels E *nodes"]
+"""To or from the nodes of a layer."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Dense:
 
     inputs: int
     outputs: int
+    reduce: Literal["mean", "sum"] = "mean"
+    """What nodes receive of the messages of their sub-RNNs: their mean (official code) or their sum (cloning)."""
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -39,6 +45,12 @@ class Dense:
         """Number of sub-RNNs that send messages to an output."""
         return self.inputs
 
+    def advance(
+        self, params: SubRNN, offsets: GateOffsets, state: State, up: Message, down: Message, ticks: int
+    ) -> State:
+        """The state after `ticks` ticks with the same incoming messages; arguments as those of `tick`."""
+        return _ticks(params, offsets, state, up[:, :, None, :], down[..., None], ticks)
+
     def tick(
         self, params: SubRNN, offsets: GateOffsets, state: State, up: Message, down: Message, ticks: int
     ) -> tuple[State, Message, Message]:
@@ -51,12 +63,12 @@ class Dense:
         Returns:
             The new state, the forward message (M, E, B) and the backward message (M, E, A).
         """
-        state = _ticks(params, offsets, state, up[:, :, None, :], down[..., None], ticks)
-        return (
-            state,
-            message(state.h, params.forward_w, params.forward_b, params.forward_norm, -1),
-            message(state.h, params.backward_w, params.backward_b, params.backward_norm, -2),
-        )
+        state = self.advance(params, offsets, state, up, down, ticks)
+        forward = message(state.h, params.forward_w, params.forward_b, params.forward_norm, -1)
+        backward = message(state.h, params.backward_w, params.backward_b, params.backward_norm, -2)
+        if self.reduce == "sum":
+            forward, backward = self.inputs * forward, self.outputs * backward
+        return state, forward, backward
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ def _ticks(params: SubRNN, offsets: GateOffsets, state: State, up: Array, down: 
     shape = jnp.broadcast_shapes(state.h.shape[1:], up.shape[1:], down.shape[1:])
 
     def columns(x: Array) -> Array:
-        return jnp.broadcast_to(x, (len(x), *shape)).reshape(len(x), -1)
+        return jnp.broadcast_to(x, (len(x), *shape)).reshape(len(x), math.prod(shape))
 
     matrix = gate_matrix(params, offsets, len(up), len(down))
     h, c = columns(state.h), columns(state.c)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Float, Key
 
 from papers.vsml import baselines
-from papers.vsml.config import MetaTrain
+from papers.vsml.config import VSML, FastWeightMemory, MetaRNN, MetaTrain
 from papers.vsml.layers import Conv, Dense, Layer
 from papers.vsml.network import Network, initial_cells, learn_online
 from papers.vsml.sub_rnn import GateOffsets, init_sub_rnn
 
-__all__ = ["OUTPUTS", "Learn", "Learner", "make_learner", "vsml_learner"]
+__all__ = ["OUTPUTS", "Learn", "Learner", "make_learner"]
 
 OUTPUTS = 10
 """Classes of the tasks; tasks with fewer classes never use the last outputs."""
@@ -35,24 +35,23 @@ class Learner(NamedTuple):
     """From parameters, a key an episode, inputs and one-hot labels to the logits, predicted before labels are seen."""
 
 
-def make_learner(config: MetaTrain, inputs: int) -> Learner:
-    """The learner of a meta-training run for images of `inputs` pixels."""
-    if config.learner == "vsml":
-        return vsml_learner(config, inputs, OUTPUTS, config.hidden)
-    init, learn = {
-        "meta_rnn": (partial(baselines.init_meta_rnn, units=config.units), baselines.meta_rnn),
-        "hebbian": (baselines.init_hebbian, baselines.hebbian),
-        "fast_weight_memory": (
-            partial(baselines.init_fast_weight_memory, units=config.units, memory=config.memory),
-            baselines.fast_weight_memory,
-        ),
-    }[config.learner]
+def make_learner(config: MetaTrain, inputs: int, outputs: int = OUTPUTS) -> Learner:
+    """The learner of a meta-training run, for images of `inputs` pixels."""
+    if isinstance(config, VSML):
+        return _vsml(config, inputs, outputs)
+    if isinstance(config, MetaRNN):
+        init, learn = partial(baselines.init_meta_rnn, units=config.units), baselines.meta_rnn
+    elif isinstance(config, FastWeightMemory):
+        init = partial(baselines.init_fast_weight_memory, units=config.units, memory=config.memory)
+        learn = baselines.fast_weight_memory
+    else:
+        init, learn = baselines.init_hebbian, baselines.hebbian
     return Learner(
-        lambda key: init(key, inputs=inputs, outputs=OUTPUTS), lambda params, keys, x, label: learn(params, x, label)
+        lambda key: init(key, inputs=inputs, outputs=outputs), lambda params, keys, x, label: learn(params, x, label)
     )
 
 
-def vsml_learner(config: MetaTrain, inputs: int, outputs: int, hidden: int) -> Learner:
+def _vsml(config: VSML, inputs: int, outputs: int) -> Learner:
     """A network of sub-RNNs; its size is free, because V_M does not depend on it."""
     layers: list[Layer] = []
     for index in range(config.convolutions):
@@ -60,7 +59,7 @@ def vsml_learner(config: MetaTrain, inputs: int, outputs: int, hidden: int) -> L
         layers.append(Conv(side, CHANNELS if index else 1, CHANNELS, stride=2))
     if layers:
         inputs = math.prod(layers[-1].nodes[1])
-    sizes = [size for size in (inputs, hidden, outputs) if size]
+    sizes = [size for size in (inputs, config.hidden, outputs) if size]
     network = Network(
         (*layers, *(Dense(*pair) for pair in itertools.pairwise(sizes))),
         micro_ticks=config.micro_ticks,

@@ -13,10 +13,10 @@ from common.room.config import build
 from common.train.recorder import Outcome, Recorder
 from common.train.trees import unflatten_jax
 from papers.vsml import tasks
-from papers.vsml.config import MetaTest, MetaTrain, TaskName
-from papers.vsml.evaluation import Stream, condition, correct_predictions, cumulative, seen_again, summarise
-from papers.vsml.learners import OUTPUTS, Learn, make_learner, vsml_learner
+from papers.vsml.config import LEARNERS, VSML, MetaTest, MetaTrain, TaskName
+from papers.vsml.learners import OUTPUTS, Learn, make_learner
 from papers.vsml.meta_train import untrained
+from papers.vsml.streams import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 
 if TYPE_CHECKING:
     from common.run.record import FinishedRun
@@ -33,7 +33,8 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
     Raises:
         RefigureError: The learner cannot be tested as asked.
     """
-    trained: MetaTrain = build(MetaTrain, dict(parent.identity.config), "the meta-training run")
+    settings = dict(parent.identity.config)
+    trained: MetaTrain = build(LEARNERS[settings["learner"]], settings, "the meta-training run")
     side = trained.sides[-1]
     if trained.learner != "vsml" and (side != config.side or config.conditions or config.hidden):
         raise RefigureError(
@@ -41,11 +42,11 @@ def train(config: MetaTest, seeds: Sequence[int], run: Recorder, parent: "Finish
             "no conditions and hidden=0"
         )
     params = unflatten_jax(untrained(trained, seeds), parent.parameters)
-    learner = partial(_learn, config, trained)
-    if trained.learner == "vsml":
+    if isinstance(trained, VSML):
+        learner = partial(_learn, replace(trained, hidden=config.hidden or trained.hidden))
         outcome = measure_streams(config, learner, params, seeds, run, math.gcd(config.runs, BATCH_SIZE))
     else:
-        outcome = measure_streams(config, learner, params, seeds, run, outputs=OUTPUTS)
+        outcome = measure_streams(config, partial(_learn, trained), params, seeds, run, outputs=OUTPUTS)
     # Sum Sign is left out: it has two classes, as VSML can tell from its outputs and learners of fixed size cannot
     unseen_tasks = [name for name in config.tasks if name not in (*trained.tasks, "sum-sign")]
     accuracies = [outcome.metrics[f"{name}_end"] for name in unseen_tasks]
@@ -87,6 +88,8 @@ def measure_streams(
         )
         accuracies = cumulative(correct)
         arrays[f"curve_{name}"] = accuracies.mean(1).astype(np.float32)
+        ends = np.minimum([*config.counts, config.length], accuracies.shape[-1])
+        arrays[name] = accuracies[..., ends - 1].astype(np.float32)  # of each run, after each count and at its end
         for key, values in summarise(accuracies.mean(1), config.counts).items():
             metrics[f"{name}_{key}"] = values.tolist()
         run.progress(len(arrays), total)
@@ -112,8 +115,5 @@ def measure_streams(
     return Outcome(metrics=metrics, arrays=arrays)
 
 
-def _learn(config: MetaTest, trained: MetaTrain, stream: Stream) -> Learn:
-    inputs = stream.source.inputs
-    if trained.learner == "vsml":
-        return vsml_learner(trained, inputs, stream.outputs, config.hidden or trained.hidden).learn
-    return make_learner(trained, inputs).learn
+def _learn(trained: MetaTrain, stream: Stream) -> Learn:
+    return make_learner(trained, stream.source.inputs, stream.outputs).learn

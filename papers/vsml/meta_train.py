@@ -21,7 +21,7 @@ from papers.vsml.config import MetaTrain
 from papers.vsml.learners import OUTPUTS, Learner, make_learner
 from papers.vsml.tasks import Episodes
 
-__all__ = ["draw_episodes", "measure", "meta_loss", "train", "untrained"]
+__all__ = ["accuracy", "draw_episodes", "meta_loss", "train", "untrained"]
 
 CHUNK = 25
 """Meta-iterations between two lines of the metrics stream."""
@@ -71,7 +71,7 @@ def _final_metrics(
         x, labels = draw_episodes(config, sources, keys[0], config.episodes, config.lengths[-1])
         starts = jax.random.split(keys[1], config.episodes)
         logits = learner.learn(params, starts, x, jax.nn.one_hot(labels, OUTPUTS))
-        return {"loss": meta_loss(logits, labels)} | measure(logits, labels)
+        return {"loss": meta_loss(logits, labels), "accuracy": accuracy(logits, labels)}
 
     seed_params = [jax.tree.map(lambda array, index=index: array[index], params) for index in range(len(seeds))]
     seed_metrics = [member(params, jax_key(seed, "last")) for params, seed in zip(seed_params, seeds, strict=True)]
@@ -83,10 +83,9 @@ def meta_loss(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> Float
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def measure(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> dict[str, Array]:
-    """Metrics of a meta-iteration: accuracy over whole episodes and over their last fifth."""
-    correct = logits.argmax(-1) == labels
-    return {"accuracy": correct.mean(), "accuracy_at_end": correct[-max(len(correct) // 5, 1) :].mean()}
+def accuracy(logits: Float[Array, "T E B"], labels: Int[Array, "T E"]) -> Float[Array, ""]:
+    """Share of such predictions that are right."""
+    return (logits.argmax(-1) == labels).mean()
 
 
 def draw_episodes(
@@ -140,7 +139,11 @@ def _backprop_step(config: MetaTrain, learner: Learner, length: int, rate: float
             gradient = jax.tree.map(lambda s: s * jnp.minimum(1, config.clip / norm), gradient)
         update, optimiser = adam.update(gradient, state.optimiser)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, update)
-        return Trained(params, optimiser, state.key), {"loss": value, "slope": norm} | measure(logits, labels)
+        return Trained(params, optimiser, state.key), {
+            "loss": value,
+            "slope": norm,
+            "accuracy": accuracy(logits, labels),
+        }
 
     return _for_each_seed(member)
 
@@ -170,15 +173,14 @@ def _es_step(config: MetaTrain, learner: Learner, length: int, rate: float) -> A
         x, labels = draw_episodes(config, sources, keys[0], config.episodes, length)
         starts = jax.random.split(keys[1], config.episodes)
 
-        def live(params: Any, key: Array, x: Array, label: Array) -> tuple[Array, Mapping]:
-            """Loss and metrics of one episode; both members of a pair see its data and start in its state."""
+        def live(params: Any, key: Array, x: Array, label: Array) -> tuple[Array, Array]:
+            """Loss and accuracy of one episode; both members of a pair see its data and start in its state."""
             logits = learner.learn(params, key[None], x[:, None], jax.nn.one_hot(label[:, None], OUTPUTS))
-            return meta_loss(logits, label[:, None]), measure(logits, label[:, None])
+            return meta_loss(logits, label[:, None]), accuracy(logits, label[:, None])
 
         paired = [jnp.concatenate([array, array]) for array in (starts, x.swapaxes(0, 1), labels.T)]
-        loss, pair_metrics = jax.vmap(live)(shard(strategy.ask(state)), *(shard(array) for array in paired))
-        metrics = {"loss": loss.mean()} | {name: values.mean() for name, values in pair_metrics.items()}
-        return strategy.tell(state, -loss, settings), metrics
+        loss, correct = jax.vmap(live)(shard(strategy.ask(state)), *(shard(array) for array in paired))
+        return strategy.tell(state, -loss, settings), {"loss": loss.mean(), "accuracy": correct.mean()}
 
     return _for_each_seed(member)
 

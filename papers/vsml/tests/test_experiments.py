@@ -9,11 +9,11 @@ from memory_recorder import Memory, finished, resumes
 from common.errors import RefigureError
 from common.train.evolution import OpenES, Params, raw
 from common.train.recorder import Outcome
-from papers.vsml import descent, meta_test, meta_train, tasks, unroll
-from papers.vsml.clone import init_clone
-from papers.vsml.config import Clone, Descent, MetaTest, MetaTrain, Unroll
+from papers.vsml import meta_test, meta_train, run_descent, tasks, unroll
+from papers.vsml.config import VSML, CloneOnPolicy, Descent, Hebbian, MetaRNN, MetaTest, Unroll
 from papers.vsml.learners import make_learner
 from papers.vsml.tasks import Episodes
+from papers.vsml.train_clones import init_clone
 
 STAGES = {"sides": (2, 3), "lengths": (6, 8), "iterations": (25, 50), "rates": (0.01, 0.003)}
 SMALL = {"episodes": 4, "units": 4, "message": 2, "projections": 3}
@@ -39,12 +39,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     ({"optimiser": "es", **STAGES}, 25),
 ])  # fmt: skip
 def test_stopped_in_any_stage_it_ends_the_same(settings: dict, stop: int) -> None:
-    config = MetaTrain(**SMALL | settings)
+    config = VSML(**SMALL | settings)
     _, recorder = resumes(lambda recorder: meta_train.train(config, [0, 1], recorder), stop)
     assert recorder.shown[-1] == (75, 75)
 
 
-TRAINED = MetaTrain(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(10,), rates=(0.01,))
+TRAINED = VSML(**SMALL, optimiser="backprop", sides=(2,), lengths=(6,), iterations=(10,), rates=(0.01,))
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def test_seeds_do_not_influence_one_another(trained: Outcome) -> None:
 
 def test_meta_training_learns_to_learn(memory: type) -> None:
     """On ten patterns the loss falls below that of guessing."""
-    config = MetaTrain(
-        learner="meta_rnn", optimiser="backprop", units=16, sides=(3,), lengths=(20,), iterations=(150,), rates=(0.01,),
+    config = MetaRNN(
+        optimiser="backprop", units=16, sides=(3,), lengths=(20,), iterations=(150,), rates=(0.01,),
         episodes=16, projected=0.0,
     )  # fmt: skip
     assert meta_train.train(config, [0], memory()).metrics["loss"][0] < 1.5
@@ -80,7 +80,7 @@ def test_meta_training_learns_to_learn(memory: type) -> None:
 
 def test_evolution_estimates_the_slope(x64: None) -> None:
     """Averaged over many pairs it points along the slope of backpropagation (card, invariant 3)."""
-    config = MetaTrain(optimiser="es", units=2, message=2, sides=(2,), lengths=(4,), iterations=(1,), rates=(1.0,))
+    config = VSML(optimiser="es", units=2, message=2, sides=(2,), lengths=(4,), iterations=(1,), rates=(1.0,))
     learner = make_learner(config, 4)
     params = jax.tree.map(lambda array: array.astype(float), learner.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_evolution_estimates_the_slope(x64: None) -> None:
 @pytest.mark.slow
 def test_both_members_of_a_pair_live_the_same_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under a vanishing search their losses are equal: they share data and initial states."""
-    config = MetaTrain(
+    config = VSML(
         **SMALL, optimiser="es", sigma=1e-7, sides=(2,), lengths=(6,), iterations=(1,), rates=(0.1,)
     )  # fmt: skip
     told = []
@@ -131,6 +131,9 @@ def test_what_was_meta_trained_is_tested_at_any_size(trained: Outcome, memory: t
     outcome = meta_test.train(config, [0, 1], memory(), parent)
     assert {"mnist_5", "mnist_20", "mnist_end", "shuffled_20", "five_classes_20", "second_time"} <= set(outcome.metrics)
     assert outcome.arrays["curve_mnist"].shape == (2, 20)
+    assert outcome.arrays["mnist"].shape == (2, 2, 3)  # seeds, runs, counts and end
+    means = [outcome.metrics[f"mnist_{after}"] for after in (5, 20, "end")]
+    np.testing.assert_allclose(outcome.arrays["mnist"].mean(1).T, means, rtol=1e-6)
     assert "unseen" not in outcome.metrics
 
 
@@ -145,25 +148,31 @@ def test_what_was_meta_trained_is_tested_on_other_tasks_and_deeper(trained: Outc
 
 
 def test_a_learner_of_one_size_is_not_tested_at_another(memory: type) -> None:
-    trained = MetaTrain(learner="hebbian", sides=(3,), lengths=(6,), iterations=(2,), rates=(0.01,))
+    trained = Hebbian(sides=(3,), lengths=(6,), iterations=(2,), rates=(0.01,))
     with pytest.raises(RefigureError, match="meta-trained for 3 x 3 pixels"):
         meta_test.train(MetaTest(), [0], memory(), finished(trained, {}))
 
 
 def test_descent_learns_and_tunes_its_rate(memory: type) -> None:
     settings = {"tasks": ("mnist",), "side": 3, "length": 200, "runs": 2, "counts": (50, 200), "width": 0}
-    poor = descent.train(Descent(**settings, rate=1e-5), [0, 1], memory()).metrics["mnist_200"]
-    tuned = descent.train(Descent(**settings, rates=(1e-5, 0.03)), [0, 1], memory()).metrics["mnist_200"]
+    poor = run_descent.train(Descent(**settings, rate=1e-5), [0, 1], memory()).metrics["mnist_200"]
+    tuned = run_descent.train(Descent(**settings, rates=(1e-5, 0.03)), [0, 1], memory()).metrics["mnist_200"]
     assert min(tuned) > 0.7 > max(poor)
 
 
 @pytest.mark.slow
 def test_clones_are_unrolled_beside_the_truth(memory: type) -> None:
-    trained = Clone(units=4)
+    trained = CloneOnPolicy(units=4)
     clones = jax.vmap(lambda key: init_clone(trained, key))(jax.random.split(jax.random.key(0)))
     parent = finished(trained, meta_train.flatten_jax(clones))
-    config = Unroll(tasks=("mnist",), side=3, hidden=(4,), length=40, window=20, tested=10)
-    outcome = unroll.train(config, [0, 1], memory(), parent)
-    assert outcome.arrays["mnist_true_loss"].shape == (2, 2)
-    behind = np.subtract(outcome.metrics["mnist_true_test_accuracy"], outcome.metrics["mnist_clone_test_accuracy"])
-    np.testing.assert_allclose(outcome.metrics["mnist_behind"], behind)
+    config = Unroll(tasks=("mnist", "fashion-mnist"), side=3, hidden=(4,), length=40, window=20, tested=10)
+    whole = memory()
+    outcome = unroll.train(config, [0, 1], whole, parent)
+    for name in config.tasks:
+        accuracy = outcome.arrays[f"{name}_true_accuracy"]
+        assert accuracy.shape == (2, 2)
+        logged = np.stack([line[f"{name}_true_accuracy"] for _, line in whole.lines], 1)
+        np.testing.assert_allclose(accuracy, logged, rtol=1e-6)
+        tested = [outcome.metrics[f"{name}_{kind}_test_accuracy"] for kind in ("true", "clone")]
+        np.testing.assert_allclose(outcome.metrics[f"{name}_behind"], np.subtract(*tested))
+    resumes(lambda recorder: unroll.train(config, [0, 1], recorder, parent), 20, outcome)

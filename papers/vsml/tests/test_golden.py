@@ -24,10 +24,11 @@ from papers.vsml.baselines import (
     meta_rnn,
     online_descent,
 )
+from papers.vsml.fast_lstm import gate_matrix, lstm
 from papers.vsml.layers import Conv, Dense
 from papers.vsml.meta_train import meta_loss
 from papers.vsml.network import Network, learn_online
-from papers.vsml.sub_rnn import GateOffsets, Norm, State, SubRNN, gate_matrix, lstm
+from papers.vsml.sub_rnn import GateOffsets, Norm, State, SubRNN
 from papers.vsml.tests.conftest import dense
 
 golden, slow_golden = Golden("vsml"), Golden("vsml")

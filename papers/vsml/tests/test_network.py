@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from papers.vsml.fast_lstm import gate_matrix, lstm
 from papers.vsml.layers import Conv, Dense
 from papers.vsml.meta_train import meta_loss
 from papers.vsml.network import Network, initial_cells
-from papers.vsml.sub_rnn import GateOffsets, State, gate_matrix, init_sub_rnn, lstm
+from papers.vsml.sub_rnn import GateOffsets, State, SubRNN, init_sub_rnn, lstm_tick
 from papers.vsml.tests.conftest import dense, learn, some_episode, some_params
 
 
@@ -25,6 +26,35 @@ def test_tanh_of_single_precision_is_good_to_its_last_digits() -> None:
     h, c = lstm(matrix, jnp.stack([jnp.zeros_like(x), jnp.ones_like(x)]), x[None])
     np.testing.assert_allclose(c[0], x, rtol=1e-6)
     np.testing.assert_allclose(h[0], np.tanh(np.asarray(x, np.float64)), rtol=0, atol=8e-7)
+
+
+@pytest.mark.parametrize(("wide", "tolerance"), [(True, 1e-12), (False, 2e-6)])
+def test_the_fast_lstm_is_the_plain_one(request: pytest.FixtureRequest, wide: bool, tolerance: float) -> None:
+    """States and slopes of many sub-RNNs at once against one after the other, with and without double precision."""
+    if wide:
+        request.getfixturevalue("x64")
+    params, offsets, (n, m, count) = some_params(5, 3), GateOffsets(-1.0, 2.0), (5, 3, 7)
+    keys = jax.random.split(jax.random.key(3), 4)
+    up, down = (jax.random.normal(key, (m, count)) for key in keys[:2])
+    h, c = (jax.random.normal(key, (n, count)) for key in keys[2:])
+
+    def plain(params: SubRNN, *arrays: jax.Array) -> tuple:
+        return jax.vmap(lambda *one: lstm_tick(params, offsets, *one), 1, 1)(*arrays)
+
+    def fast(params: SubRNN, up: jax.Array, down: jax.Array, h: jax.Array, c: jax.Array) -> tuple:
+        columns = jnp.concatenate([h, up, down, jnp.ones((1, count), h.dtype)])
+        return lstm(gate_matrix(params, offsets, m, m), columns, c)
+
+    def slopes(tick: Callable[..., tuple]) -> tuple:
+        def total(*args: object) -> jax.Array:
+            h, c = tick(*args)
+            return (h * jnp.sin(jnp.arange(count))).sum() + (c**2).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2, 3, 4))(params, up, down, h, c)
+
+    arrays = (params, up, down, h, c)
+    for a, b in ((fast(*arrays), plain(*arrays)), (slopes(fast), slopes(plain))):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * (1 + abs(y).max())), a, b)
 
 
 def test_slopes_are_finite_far_outside() -> None:

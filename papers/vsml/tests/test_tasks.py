@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from papers.vsml import tasks
-from papers.vsml.config import Descent, MetaTest, MetaTrain, Unroll
-from papers.vsml.evaluation import Stream, condition, correct_predictions, cumulative, seen_again, summarise
+from papers.vsml.config import VSML, Descent, Hebbian, MetaTest, Unroll
 from papers.vsml.meta_train import draw_episodes
+from papers.vsml.streams import Stream, condition, correct_predictions, cumulative, seen_again, summarise
 from papers.vsml.tasks import Episodes
 
 
@@ -69,7 +69,7 @@ def test_projections_are_linear_and_keep_the_variance() -> None:
 
 def test_episodes_take_turns_and_half_are_projected() -> None:
     sources = (some_images(), Episodes("random", 4))
-    config = MetaTrain(tasks=("mnist", "random"), sides=(4,), lengths=(6,), iterations=(1,), rates=(0.1,))
+    config = VSML(tasks=("mnist", "random"), sides=(4,), lengths=(6,), iterations=(1,), rates=(0.1,))
     x, labels = draw_episodes(config, sources, jax.random.key(0), 8, 6)
     assert x.shape == (6, 8, 16)
     assert labels.shape == (6, 8)
@@ -135,18 +135,17 @@ def test_five_classes_are_numbered_anew(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: MetaTrain(sides=(4, 7)), "one value a stage"),
-    (lambda: MetaTrain("hebbian", sides=(4, 7), lengths=(1, 1), iterations=(1, 1), rates=(1.0, 1.0)), "one size"),
-    (lambda: MetaTrain(message=1), "second number"),
-    (lambda: MetaTrain(tasks=("omniglot",)), "at most 200"),
-    (lambda: MetaTrain(projected=1.5), "share"),
-    (lambda: MetaTrain(episodes=0), "episodes must be positive"),
+    (lambda: VSML(sides=(4, 7)), "one value a stage"),
+    (lambda: Hebbian(sides=(4, 7), lengths=(1, 1), iterations=(1, 1), rates=(1.0, 1.0)), "one size"),
+    (lambda: VSML(message=1), "second number"),
+    (lambda: VSML(tasks=("omniglot",)), "at most 200"),
+    (lambda: VSML(projected=1.5), "share"),
+    (lambda: VSML(episodes=0), "episodes must be positive"),
     (lambda: MetaTest(conditions=("upside down",)), "no 'upside down'"),
     (lambda: MetaTest(tasks=()), "at least one data set"),
     (lambda: MetaTest(again=7), "multiple of 10"),
-    (lambda: MetaTrain(sides=(), lengths=(), iterations=(), rates=()), "at least one stage"),
-    (lambda: MetaTrain("meta_rnn", backward_pass=True), "means nothing to meta_rnn"),
-    (lambda: MetaTrain(clip=1.0), "means nothing to evolution"),
+    (lambda: VSML(sides=(), lengths=(), iterations=(), rates=()), "at least one stage"),
+    (lambda: VSML(clip=1.0), "means nothing to evolution"),
     (lambda: Descent(rates=(0.1, -1.0)), "rates must be positive"),
     (lambda: Descent(width=-1), "width"),
     (lambda: Descent(conditions=("shuffled",)), "meta-learned"),

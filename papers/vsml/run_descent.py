@@ -12,9 +12,9 @@ from common.train.recorder import Outcome, Recorder
 from papers.vsml import tasks
 from papers.vsml.baselines import init_perceptron, online_descent
 from papers.vsml.config import Descent
-from papers.vsml.evaluation import Stream, correct_predictions
 from papers.vsml.learners import Learn
 from papers.vsml.meta_test import measure_streams
+from papers.vsml.streams import Stream, correct_predictions
 
 __all__ = ["train"]
 
