@@ -170,7 +170,7 @@ class Claim:
     ours: Measure | None = None
     """What measures it."""
     needs: str = ""
-    """Of a claim that nothing here measures: what measuring it would take."""
+    """Of a claim that nothing here measures, or of which smaller runs say nothing: what measuring it would take."""
     scale: ScaleName = "paper"
     """The scale with the paper's conditions."""
     unit: str = ""
@@ -197,7 +197,7 @@ class Claim:
     """Of a shape claim: what must hold."""
 
     def __post_init__(self) -> None:
-        if (self.ours is None) is not bool(self.needs):
+        if self.ours is None and not self.needs:
             raise ValueError("give 'ours', or 'needs': what measuring it would take")
         needed = {"order": ("against",), "shape": ("bound",)}.get(self.kind, ("published", "tolerance"))
         for name in needed if self.ours else ("published",) if self.kind == "value" else ():

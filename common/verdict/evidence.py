@@ -34,7 +34,8 @@ def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
     if claim.ours is None:
         return not_run(paper, claim, f"needs {claim.needs}")
     whole = None
-    for scale in (claim.scale, *(scale for scale in reversed(SCALES) if scale != claim.scale)):
+    smaller = [] if claim.needs else [scale for scale in reversed(SCALES) if scale != claim.scale]
+    for scale in (claim.scale, *smaller):
         if whole := runs.sides(claim, scale):
             break
     begun = runs.sides(claim, claim.scale, whole=False)
@@ -46,7 +47,7 @@ def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
     there = f"; there is {' '.join(f'{value:.4g}' for value in present.values())}" if present else ""
     seeds = {str(seed): value for seed, value in present.items()}
     return dataclasses.replace(
-        not_run(paper, claim, _cost(claim, runs) + there), seeds=seeds, n=Evidence(present, ()).n if present else ""
+        not_run(paper, claim, (f"needs {claim.needs}" if claim.needs else _cost(claim, runs)) + there), seeds=seeds, n=Evidence(present, ()).n if present else ""
     )
 
 
