@@ -26,6 +26,7 @@ __all__ = [
     "broyden",
     "fixed_point",
     "history_bytes",
+    "newton",
 ]
 
 Function = Callable[[Tensor], Tensor]
@@ -164,6 +165,14 @@ def broyden(
 ) -> Solution:  # fmt: skip
     """Broyden's good method from B = -I with full steps (DEQ eq. 10). For arguments and errors see `fixed_point`."""
     return _solve(_Broyden(z0, max_evals), f, z0, max_evals, tol, stop, per_sample, narrow)
+
+
+def newton(
+    f: Function, z0: Tensor, *, max_evals: int = 30, tol: float = 1e-10, stop: Stop = "rel", per_sample: bool = True,
+    narrow: Callable[[Tensor], Function] | None = None,
+) -> Solution:  # fmt: skip
+    """Newton's method with the exact Jacobian, for tests; the D further evaluations a step are not counted."""
+    return _solve(_Newton(f, z0), f, z0, max_evals, tol, stop, per_sample, narrow)
 
 
 def history_bytes(z0: Tensor, max_evals: int) -> int:
@@ -430,3 +439,19 @@ class _Broyden:
 
     def select(self, keep: Tensor) -> None:
         self.steps, self.inner = self.steps[keep], self.inner[keep]
+
+
+@dataclass
+class _Newton:
+    f: Function
+    z0: Tensor
+
+    def propose(self, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
+        def flat(point: Tensor) -> Tensor:
+            return self.f(point.view(len(z), *self.z0.shape[1:])).flatten(1).sum(0)
+
+        jacobian = torch.func.jacrev(flat)(z).movedim(1, 0)  # samples are independent
+        return z + torch.linalg.solve(torch.eye(z.shape[1], dtype=z.dtype, device=z.device) - jacobian, g)
+
+    def select(self, keep: Tensor) -> None:
+        raise RefigureError("Newton's method is for tests: it cannot go on with a part of the samples")
