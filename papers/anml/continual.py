@@ -1,8 +1,9 @@
-"""Learning many classes one image at a time, in sequence or shuffled (section 3.3): the head learns, the rest is fixed.
+"""Learning many classes one image at a time, in sequence or shuffled (section 3.3).
 
-A member is one learner with one sequence of drawings and one learning rate. On a CPU members run one after the other,
-so that the weights of each stay in the cache while it learns; on other devices as many learn at once as the course
-says.
+What learns, often the output layer alone, is a course's `start`; what is fixed has been applied to its `inputs` before.
+A member is one run from this start, with a sequence of drawings and a learning rate of its own. On a CPU members run
+one after the other, so that the weights of each stay in the cache while it learns; on other devices as many learn at
+once as the course says.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ arrays such as `eqx.Partial`; otherwise each learner compiles the program anew."
 def dense(w: Float[Array, "out in"], h: Float[Array, " in"]) -> Float[Array, " out"]:
     """The product w h. Its gradient in w is fused into the optimiser's update instead of being written to memory.
 
-    A step on one image is bound by moving the weights and their moments, so the fusion makes it 1.6 times as fast.
+    A step on one image is limited by the moving of weights and moments, so the fusion makes it 1.6 times as fast.
     """
     return w @ h
 

@@ -1,6 +1,8 @@
 """Algorithm 1: learn one class by steps of gradient descent; differentiate the loss on all classes through the steps.
 
-This is the method as the paper has it. Runs use `fast_meta_learning`, which gives the same gradients sooner.
+This is the method as the paper has it. Before a class is learned its row of the output layer is drawn anew
+(`reset_row`), in the meta-parameters themselves as the official code does. Runs use `fast_meta_learning`, which gives
+the same gradients sooner.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +21,13 @@ __all__ = [
 
 
 class Scheme(NamedTuple):
-    """The settings of a learner that are not arrays."""
+    """The static settings of the method."""
 
     blocks: tuple[Block, ...]
     """Blocks of the trunk, and of the neuromodulatory trunk."""
     plastic: Literal["all", "head"] = "all"
-    """What the inner loop changes: trunk and dense layers (ANML), or dense layers alone (OML)."""
+    """What the inner loop changes: trunk and dense layers (ANML), or dense layers alone (OML); never
+    the neuromodulatory network."""
     gradient: Literal["second", "first"] = "second"
     """Whether the meta-gradient goes through the inner steps (`second`) or treats them as constant (`first`)."""
     rate: float = 0.1
@@ -52,7 +55,7 @@ def gates(learner: Learner, scheme: Scheme, x: Float[Array, "N H W c"]) -> Float
 
 
 def modulated(h: Float[Array, "N d"], g: Float[Array, "N d"] | None) -> Float[Array, "N d"]:
-    """The gated representation g(x) h(x)."""
+    """The gated representation g(x) h(x), elementwise."""
     return h if g is None else g * h
 
 
@@ -108,9 +111,10 @@ def inner_loop(learner: Learner, scheme: Scheme, x: Float[Array, "k H W c"], lab
 def meta_loss(
     learner: Learner, scheme: Scheme, x: Float[Array, "R+k H W c"], labels: Int[Array, " R+k"], steps: int
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean cross-entropy over a meta-batch, after its last `steps` images, all of one class, were learned; `metrics`.
+    """Mean cross-entropy over a meta-batch after its last `steps` images were learned, and `metrics`.
 
-    The other R images are of all classes: what has to be remembered.
+    The last images are the trajectory, all of one class; the other R, drawn from all classes, are the remember set and
+    may hold the class just learned, too.
     """
     learned = inner_loop(learner, scheme, x[-steps:], labels[-1])
     class_scores = scores(learned, scheme, x)
@@ -121,12 +125,15 @@ def meta_loss(
 def meta_gradient(
     learner: Learner, scheme: Scheme, x: Float[Array, "R+k H W c"], labels: Int[Array, " R+k"], steps: int
 ) -> tuple[Learner, dict[str, Float[Array, ""]]]:
-    """Gradient of `meta_loss` in all initial parameters, and metrics."""
+    """Gradient of `meta_loss` in all initial parameters, and metrics.
+
+    It is exact, or first-order (`Scheme.gradient`), with the gradients of the inner steps held constant.
+    """
     return jax.grad(meta_loss, has_aux=True)(learner, scheme, x, labels, steps)
 
 
 def metrics(losses: Float[Array, " R+k"], correct: Float[Array, " R+k"], steps: int) -> dict[str, Float[Array, ""]]:
-    """The mean loss; loss and accuracy on the images learned (`learned_`) and on all others (`remember_`)."""
+    """The mean loss; loss and accuracy on the trajectory (`learned_`) and the remember set (`remember_`)."""
     return {
         "loss": losses.mean(),
         "remember_loss": losses[:-steps].mean(),

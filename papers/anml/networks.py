@@ -1,7 +1,8 @@
 """The networks of ANML and OML as pure functions of their parameters (section 2.2 of the ANML paper).
 
-Images are (N, H, W, 1), representations (N, d) with the channel as the fastest index. All functions, the normalisation
-included, treat each image by itself, so images may be batched freely.
+Images are (N, H, W, 1), representations (N, d) with the channel as the fastest index. The paper writes "batch norm";
+the official code normalises each image by itself, in training and in testing: instance norm, as here. So all functions
+treat each image by itself, and images may be batched freely.
 """
 
 from typing import NamedTuple
@@ -32,11 +33,14 @@ EPSILON = 1e-5
 KAIMING = 2.0
 """Variance of Kaiming's initial weights times fan-in, for ReLU."""
 WIDE, LARGE = 32, 10
-"""Channels, and pixels a side, from which on Winograd's form is the faster; measured with the first derivatives."""
+"""Channels, and pixels a side, from which on Winograd's form is the faster, its gradients included."""
 
 
 class Block(NamedTuple):
-    """The shape of one block of a trunk: convolution 3x3 without padding, norm, ReLU, max-pool 2x2."""
+    """The shape of one block of a trunk: convolution 3x3 without padding, norm, max-pool 2x2, ReLU.
+
+    The paper has ReLU before the pool, which gives the same values.
+    """
 
     stride: int = 1
     norm: bool = True
@@ -69,7 +73,7 @@ class Dense(NamedTuple):
 
 
 def init_trunk(key: Array, blocks: tuple[Block, ...], channels: int, inputs: int = 1) -> tuple[Conv, ...]:
-    """Kaiming-normal kernels (fan-in), zeros biases, norms with scale 1 and shift 0."""
+    """Kaiming-normal kernels (fan-in), zero biases, norms with scale 1 and shift 0."""
     convs, fan = [], inputs
     for block, block_key in zip(blocks, jax.random.split(key, len(blocks)), strict=True):
         w = jax.random.normal(block_key, (3, 3, fan, channels)) * (KAIMING / (9 * fan)) ** 0.5
@@ -88,7 +92,8 @@ def trunk(convs: tuple[Conv, ...], blocks: tuple[Block, ...], x: Float[Array, "N
     """The representation h(x), flattened.
 
     Where the first kernels read three channels and the image has one, they read it three times (official code): the
-    sum of the three kernels acts on the image, and each kernel gets a gradient of its own.
+    sum of the three kernels acts on the image, and each kernel gets a gradient of its own, so that at the same rate a
+    step moves the sum three times as far.
     """
     if convs[0].w.shape[2] != x.shape[-1]:
         convs = (convs[0]._replace(w=convs[0].w.sum(2, keepdims=True)), *convs[1:])
@@ -116,8 +121,8 @@ def convolve(
     """3x3 convolution (cross-correlation) without padding.
 
     On a CPU wide layers of large maps take Winograd's form, the others one matrix product with the nine shifted copies
-    of the image. With its derivatives the latter is twice as fast as XLA's convolution, and the former up to 1.9 times
-    as fast as the latter.
+    of the image. Gradients included, the product is twice as fast as XLA's convolution, and Winograd's form up to 1.9
+    times as fast as the product.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
