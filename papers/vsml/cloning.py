@@ -18,15 +18,19 @@ from papers.vsml.network import Network
 from papers.vsml.sub_rnn import GateOffsets, State, SubRNN
 
 __all__ = [
+    "Layers",
     "Rule",
     "Targets",
+    "backward_phase",
     "clone_network",
     "cloning_loss",
     "descend",
     "draw_network",
     "draw_signals",
     "draw_weights",
+    "forward_phase",
     "fresh",
+    "gate_offsets",
     "logits",
     "network_loss",
     "targets",
@@ -45,7 +49,7 @@ class Rule(NamedTuple):
     rate: float
     """alpha, the learning rate of weights."""
     bias_rate: float
-    """Learning rate of biases. Every synapse has its own bias; a node's bias learns as fast as all of them together."""
+    """Learning rate of biases. Every synapse has its own, so that of a node is its inputs times this."""
 
 
 class Targets(NamedTuple):
@@ -70,7 +74,7 @@ def fresh(w: Float[Array, "..."], b: Float[Array, "..."], units: int) -> State:
 
 
 def gate_offsets(units: int) -> GateOffsets:
-    """Offsets that keep weight and bias and write little to them; all other cells are open and soon forget.
+    """Offsets that keep weight and bias (losing some 1e-7 a tick) and write little to them; other cells soon forget.
 
     The other cells form the product of input and error: with the published offsets, or if these cells are kept as
     well, the product is learned late or never.
@@ -162,18 +166,18 @@ def network_loss(
 def _deviations(rule: Rule, before: State, after: State, x: Array, e: Array, y: Array, d: Array) -> Float[Array, " 8"]:
     """How far synapses that hear x and e, and send y and d, are from backpropagation: mean squares.
 
-    Targets come from the weights that the synapses hold themselves. Deviations of changes are relative to the rule's
-    rate and to the size of e. The sums that nodes receive count as well, divided by the root of the number of synapses:
-    deviations that many synapses share add up in a network.
+    Targets come from the weights that the synapses hold themselves, through which gradients flow as well. Deviations
+    of changes are relative to the size of e and to the rule's rate, of biases to four times their rate: these count
+    less, for equal errors of all synapses of a node matter less. The sums that nodes receive count as well, divided by
+    the root of the number of synapses: deviations that many synapses share add up in a network.
     """
-    bias_rate = 4 * rule.bias_rate  # biases count less: equal errors of all synapses of a node matter less
     w, b = before.c[WEIGHT], before.c[BIAS]
     target = targets(rule, w, b, x[:, None], e[..., None])
     size = jnp.abs(e)[..., None] + 0.1
     deviations = jnp.stack([
         y - target.forward,
         (after.c[WEIGHT] - w - target.dw) / (rule.rate * size),
-        (after.c[BIAS] - b - target.db) / (bias_rate * size),
+        (after.c[BIAS] - b - target.db) / (4 * rule.bias_rate * size),
         (d - target.backward) / size,
     ])  # fmt: skip
     synapse_losses = (deviations**2).mean((1, 2, 3))
@@ -194,7 +198,7 @@ def clone_network(sizes: Sequence[int], units: int, ticks: int) -> Network:
     """A network of clones with these numbers of nodes, inputs first, that learns by ticks and messages alone."""
     return Network(
         tuple(Dense(*pair, reduce="sum") for pair in pairwise(sizes)),
-        micro_ticks=ticks, backward_pass=True, phased=True, output_channel=0, logit_bound=None,
+        micro_ticks=ticks, backward_pass=True, two_phase=True, output_channel=0, logit_bound=None,
         offsets=gate_offsets(units),
     )  # fmt: skip
 

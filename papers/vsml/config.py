@@ -103,7 +103,7 @@ class VSML(MetaTrain):
     feed_label: bool = False
     """Whether outputs receive the label beside the error."""
     backward_pass: bool = False
-    """Whether the layers tick once more with the new error; otherwise the error enters with the next example."""
+    """Whether the layers run again, in reverse, with the new error; otherwise it enters with the next example."""
     input_offset: float = -5.0
     """Added to the input gates (official code)."""
     forget_offset: float = 5.0
@@ -231,7 +231,7 @@ class Clone:
     rate: float = 0.01
     """Final learning rate of the gradient descent that is cloned (ours; the paper's is not known)."""
     bias_rate: float = 0.000625
-    """Learning rate of biases. Every synapse has one, so a node's bias learns as fast as all of them together."""
+    """Learning rate of biases, a sixteenth: every synapse has one, so that of a node is its inputs times this."""
     units: int = 32
     """N, units of a sub-RNN (ours; 16 learned the product of input and error too slowly when no rate was eased)."""
     ticks: int = 2

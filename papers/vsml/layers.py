@@ -73,8 +73,9 @@ class Dense:
 
 @dataclass(frozen=True)
 class Conv:
-    """A 3 x 3 convolution with SAME padding: one sub-RNN for each position in the kernel and pair of channels.
+    """A 3 x 3 convolution: one sub-RNN for each position in the kernel and pair of channels.
 
+    One pixel of padding stands before the image and as many as are needed after it (official code).
     All places of the image share the same states: after a tick, the new states are averaged over all places.
     """
 

@@ -22,9 +22,10 @@ class Network(NamedTuple):
     feed_label: bool = False
     """Whether outputs receive the label beside the error."""
     backward_pass: bool = False
-    """Whether the layers tick once more in reverse with the new error; otherwise it enters with the next example."""
-    phased: bool = False
-    """Whether sub-RNNs hear forward messages alone in the pass forwards, and a flag of 1 beside those backwards."""
+    """Whether the layers run again, in reverse, with the new error; otherwise it enters with the next example."""
+    two_phase: bool = False
+    """Cloning, only with a backward pass: sub-RNNs receive the first channel of forward messages alone in the forward
+    pass; in the backward pass that of both, and a flag of 1. A label is not fed."""
     output_channel: int = 1
     """Channel of the last forward message that is the logit; channel 0 of the first is the input (official code)."""
     logit_bound: float | None = 100.0
@@ -42,7 +43,8 @@ class Memory(NamedTuple):
     states: tuple[State, ...]
     """Of the sub-RNNs of each layer."""
     downs: tuple[Message, ...]
-    """Backward messages to the outputs of each layer; those of the last layer are the error, and the label if fed."""
+    """Backward messages to the outputs of each layer; those of the last layer are the error, and the label if fed, zero
+    once a backward pass has used them."""
 
 
 def bounded(z: Array, bound: float) -> Array:
@@ -53,7 +55,7 @@ def bounded(z: Array, bound: float) -> Array:
 def initial_cells(keys: Key[Array, " E"], network: Network, units: int) -> tuple[Float[Array, "N E ..."], ...]:
     """Cells at the start of episodes: half of the features random, so that sub-RNNs differ; the rest zero.
 
-    The random features are truncated normal with the standard deviation 1 / sqrt(inputs) before truncation (official
+    The random features are truncated normal with the standard deviation 1 / sqrt(fan-in) before truncation (official
     code).
     """
     random = units // 2
@@ -106,7 +108,7 @@ def learn_online(
 def learn_example(
     params: SubRNN, network: Network, memory: Memory, x: Float[Array, "E A"], label: Float[Array, "E B"]
 ) -> tuple[Memory, Float[Array, "E B"]]:
-    """One example: predict, then hear of the error, at once (`backward_pass`) or with the next example."""
+    """One example: predict, then receive the error, at once (`backward_pass`) or with the next example."""
     states, ups, downs = _forwards(params, network, memory, x)
     logits = _logits(network, ups)
     batch = len(x) if network.averaged else 1  # the error is the gradient of the mean loss of a batch
@@ -114,10 +116,10 @@ def learn_example(
     downs[-1] = jnp.stack([error, label] if network.feed_label else [error])
     if network.backward_pass:
         for index in reversed(range(len(network.layers))):
-            down = _flagged(downs[index]) if network.phased else downs[index]
+            down = _flagged(downs[index]) if network.two_phase else downs[index]
             states[index], _, down = _tick(params, network, index, states[index], ups[index], down)
             if index:
-                downs[index - 1] = down
+                downs[index - 1] = _to_outputs(network, index - 1, down)
         downs[-1] = jnp.zeros_like(downs[-1])
     return Memory(_stored(network, states, x.dtype), tuple(downs)), logits
 
@@ -136,11 +138,11 @@ def _forwards(
         states = [_average(state) for state in states]
     ups = [x[None]]
     for index in range(len(network.layers)):
-        down = downs[index][:0] if network.phased else downs[index]
+        down = downs[index][:0] if network.two_phase else downs[index]
         states[index], up, down = _tick(params, network, index, states[index], ups[-1], down)
         ups.append(up)
         if index:
-            downs[index - 1] = down
+            downs[index - 1] = _to_outputs(network, index - 1, down)
     return states, ups, downs
 
 
@@ -148,9 +150,14 @@ def _tick(
     params: SubRNN, network: Network, index: int, state: State, up: Message, down: Message
 ) -> tuple[State, Message, Message]:
     layer = network.layers[index]
-    up = up[:1] if network.phased else up
+    up = up[:1] if network.two_phase else up
     up, down = (m.reshape(*m.shape[:2], *nodes) for m, nodes in zip((up, down), layer.nodes, strict=True))
     return layer.tick(params, network.offsets, state, up, down, network.micro_ticks)
+
+
+def _to_outputs(network: Network, index: int, down: Message) -> Message:
+    """A backward message as the outputs of a layer receive it: an image, if the layer is a convolution."""
+    return down.reshape(*down.shape[:2], *network.layers[index].nodes[1])
 
 
 def _logits(network: Network, ups: list[Message]) -> Float[Array, "E B"]:

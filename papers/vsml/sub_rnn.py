@@ -59,7 +59,7 @@ class GateOffsets(NamedTuple):
 
 
 def init_sub_rnn(key: Array, units: int, message_size: int, normed: bool = False, read_out: float = 1.0) -> SubRNN:
-    """Truncated normal weights of scale 1 / sqrt(fan-in), zero biases (official code).
+    """Normal weights of scale 1 / sqrt(fan-in), cut at two of it and not rescaled, zero biases (official code).
 
     Arguments:
         normed: Whether messages are layer-normalised.

@@ -24,7 +24,7 @@ CHUNK = 250
 """Steps between two lines of the metrics stream."""
 EASED_UNTIL = (0.1, 0.6)
 """Shares of the steps at which the cloned rate begins to fall, and at which it has fallen."""
-WILD = 20.0
+DIVERGED = 20.0
 """Grids with a cell beyond this value are drawn anew: the states of an untrained clone may diverge."""
 
 
@@ -41,7 +41,7 @@ class Training(NamedTuple):
 
 
 def init_clone(config: Clone, key: Array) -> SubRNN:
-    """Initial parameters. Messages have two numbers: forwards the input, backwards the error and a flag of 1."""
+    """Initial parameters. Messages have two numbers, for the error and the flag; forwards only the first is used."""
     return init_sub_rnn(key, config.units, 2)
 
 
@@ -70,7 +70,8 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
     def init(key: Array) -> Training:
         keys = jax.random.split(key, 3)
         params, grids = init_clone(config, keys[0]), fresh(*draw_weights(keys[1], shape), config.units)
-        return Training(params, descent.init(params), grids, fresh_networks(keys[1]), keys[2])
+        networks = fresh_networks(jax.random.fold_in(key, 3))
+        return Training(params, descent.init(params), grids, networks, keys[2])
 
     def step(
         images: Array, mnist: Episodes | None, state: Training, index: Int32[Array, ""]
@@ -84,7 +85,7 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
         )
         networks = state.networks
         if isinstance(config, CloneOnPolicy):
-            keys = jax.random.split(jax.random.fold_in(keys[2], 1), 3)
+            keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, index), 3), 3)
             ends = jax.random.bernoulli(keys[0], config.examples / config.life, (config.networks,))
             begun = fresh_networks(keys[1])
             chosen = jax.random.randint(keys[2], (config.examples, config.networks), 0, len(mnist.images))
@@ -92,11 +93,11 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
                 state.params, rule(index), _renew_all(ends, begun, networks), mnist.images[chosen],
                 jax.nn.one_hot(mnist.labels[chosen], 10), config.ticks,
             )  # fmt: skip
-            networks = _renew_all(_wild(networks), begun, networks)
+            networks = _renew_all(_diverged(networks), begun, networks)
             loss, gradient = loss + network, jax.tree.map(jnp.add, gradient, network_gradient)
             metrics |= {f"network_{name}": value for name, value in network_metrics.items()}
         updates, optimiser = descent.update(gradient, state.optimiser)
-        grids = _renew(_wild([grids]), fresh_grids, grids)
+        grids = _renew(_diverged([grids]), fresh_grids, grids)
         params = optax.apply_updates(state.params, updates)
         return Training(params, optimiser, grids, networks, state.key), {"loss": loss} | metrics
 
@@ -111,9 +112,9 @@ def train(config: Clone, seeds: Sequence[int], run: Recorder) -> Outcome:
     return Outcome(metrics={"parameters": [count] * len(seeds)}, parameters=flatten_jax(state.params))
 
 
-def _wild(layers: Sequence[State]) -> Bool[Array, " E"]:
+def _diverged(layers: Sequence[State]) -> Bool[Array, " E"]:
     """Which grids or networks have a cell that diverges."""
-    return jnp.stack([jnp.abs(layer.c).max((0, 2, 3)) > WILD for layer in layers]).any(0)
+    return jnp.stack([jnp.abs(layer.c).max((0, 2, 3)) > DIVERGED for layer in layers]).any(0)
 
 
 def _renew(renewed: Bool[Array, " E"], fresh_grids: State, grids: State) -> State:

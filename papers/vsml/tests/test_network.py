@@ -182,6 +182,22 @@ def test_messages_back_come_from_the_places_that_see_a_pixel(x64: None, stride: 
     np.testing.assert_allclose(back[:, 0, ..., 0], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("backward_pass", [False, True])
+def test_convolutions_hear_what_dense_layers_send_back(x64: None, backward_pass: bool) -> None:
+    """What a label changes later depends on the backward messages, which none but the convolution receives."""
+    network = Network((Conv(4, 1, 2, stride=2), Dense(8, 3)), micro_ticks=1, backward_pass=backward_pass)
+    cells, x, labels = some_episode(network, length=4, episodes=1)
+    params = some_params()
+
+    def last(labels: jax.Array, scale: float) -> jax.Array:
+        sent = params._replace(backward_w=scale * params.backward_w, backward_b=scale * params.backward_b)
+        return learn(sent, network, cells, x, labels)[-1].sum()
+
+    slopes = [jax.grad(last)(labels, scale)[0] for scale in (0.0, 1.0)]
+    assert bool(jnp.isfinite(slopes[1]).all())
+    assert float(jnp.abs(slopes[1] - slopes[0]).max()) > 1e-6
+
+
 def test_pixels_and_labels_have_no_order(x64: None) -> None:
     """Permuting inputs with their initial states changes nothing; permuting labels permutes logits (claim C9)."""
     network, params, rng = dense(6, 4), some_params(), np.random.default_rng(1)
