@@ -1,5 +1,6 @@
 """`results/<paper>/`: decided by content, drawn of verified runs, the same bytes each time."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from toy import Toy, without_papers
 from common import atomic
 from common.errors import RefigureError
 from common.report import gallery
-from common.report.build import build
-from common.report.inputs import digest_of, inputs_of, is_current, output_names
+from common.report.build import build, shown
+from common.report.inputs import digest_of, inputs_of, is_current, output_names, runs_of
+from common.room import spec
 from common.run import record, runtime
 
 FIGURES = '''"""Draws the fall."""
@@ -128,6 +130,10 @@ def test_a_run_under_published_settings_counts_once_it_is_done(drawn: Toy) -> No
     build("toy_paper", "cpu")
     provenance = json.loads(content(drawn)["provenance.json"])
     assert sorted(run["scale"] for run in provenance["runs"].values()) == ["cpu", "cpu", "paper"]
+    figure, plans = spec.load("toy_paper").figures["fall"], runs_of("toy_paper", "cpu")
+    for published, expected in (False, [("momentum", 3), ("plain", 3)]), (True, [("momentum", 3), ("plain", 4)]):
+        drawn_runs = shown(dataclasses.replace(figure, published=published), plans, "cpu")
+        assert sorted((run.identity.variant, len(run.identity.seeds)) for run in drawn_runs) == expected
 
 
 EDIT = """    from pathlib import Path

@@ -16,13 +16,13 @@ from common.room import plan as planning
 from common.room.claims import Claim
 from common.room.config import to_dict
 from common.room.plan import PlannedRun
-from common.room.spec import Paper, ScaleName
+from common.room.spec import Figure, Paper, ScaleName
 from common.run import record
 from common.run.record import FinishedRun
 from common.verdict.evidence import evaluate
 from common.verdict.judge import Judged, to_records
 
-__all__ = ["build"]
+__all__ = ["build", "shown"]
 
 FACTS = ("revision", "started", "seconds", "sessions", "device", "precision", "machine", "threads", "carried")
 """What the results say of a run's provenance, where it has it."""
@@ -41,15 +41,20 @@ def build(paper: str, scale: ScaleName) -> Path:
     inputs, target = inputs_of(paper, scale), spec.root() / "results" / paper
     room, published, plans = spec.load(paper), claims.load(paper), runs_of(paper, scale)
     finished = {each.identity.path: _finished(each) for each in plans}
-    shown = [finished[each.identity.path] for each in plans if each.scale == scale]
+    shown_in = {name: shown(figure, plans, scale) for name, figure in room.figures.items()}
     theme.apply()
-    drawings = {name: _draw(paper, name, room, shown, published, target) for name in room.figures}
+    drawings = {
+        name: _draw(paper, name, room, [finished[each.identity.path] for each in shown_in[name]], published, target)
+        for name in room.figures
+    }
     judged = evaluate(paper, only=finished)
     read = {run for claim in judged for run in claim.runs}
+    read |= {str(each.identity) for planned in shown_in.values() for each in planned}
     plans = [each for each in plans if each.scale == scale or str(each.identity) in read]
     atomic.write_json(target / "claims.json", to_records(judged))
     atomic.write_text(target / "claims.csv", claims_csv(judged))
-    atomic.write_json(target / "metrics.json", _metrics(shown, judged))
+    at_scale = [finished[each.identity.path] for each in plans if each.scale == scale]
+    atomic.write_json(target / "metrics.json", _metrics(at_scale, judged))
     pictures = {
         name: base64.b64encode((target / "figures" / f"{name}.png").read_bytes()).decode() for name in room.figures
     }
@@ -82,17 +87,23 @@ def _finished(planned: PlannedRun) -> FinishedRun:
     return run
 
 
+def shown(figure: Figure, plans: Sequence[PlannedRun], scale: ScaleName) -> list[PlannedRun]:
+    """The runs of a figure's experiments that it shows."""
+    runs = [each for each in plans if each.identity.experiment in (figure.experiment, *figure.also)]
+    published = {each.identity.group for each in runs if each.scale != scale} if figure.published else ()
+    return [each for each in runs if (each.scale != scale) is (each.identity.group in published)]
+
+
 def _draw(
-    paper: str, name: str, room: Paper, finished: Sequence[FinishedRun], published: Sequence[Claim], target: Path
+    paper: str, name: str, room: Paper, runs: Sequence[FinishedRun], published: Sequence[Claim], target: Path
 ) -> theme.Drawing:
-    """Draw and save one figure, which is given the runs of its experiments and all claims of the paper."""
+    """Draw and save one figure, which is given its runs and all claims of the paper."""
     figure = room.figures[name]
     module_name, _, function_name = figure.draw.partition(":")
     function = getattr(importlib.import_module(module_name), function_name, None)
     if function is None:
         raise RefigureError(f"papers/{paper}/paper.yaml: figures.{name}.draw: {module_name} has no {function_name!r}")
-    shown = (figure.experiment, *figure.also)
-    drawing: theme.Drawing = function([run for run in finished if run.identity.experiment in shown], published)
+    drawing: theme.Drawing = function(runs, published)
     theme.save(drawing, target / "figures" / name)
     return drawing
 

@@ -131,6 +131,8 @@ class Figure:
     """The experiment whose runs it shows."""
     also: tuple[str, ...] = ()
     """Other experiments whose runs it shows beside these."""
+    published: bool = False
+    """Whether a variant that has runs under published settings is shown by these instead of the scale's."""
     caption: str = ""
     """What is seen; says what error bands are."""
     original: str = ""

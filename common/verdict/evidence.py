@@ -47,7 +47,9 @@ def _evaluate(paper: str, claim: Claim, runs: "_Runs") -> Judged:
     there = f"; there is {' '.join(f'{value:.4g}' for value in present.values())}" if present else ""
     seeds = {str(seed): value for seed, value in present.items()}
     return dataclasses.replace(
-        not_run(paper, claim, (f"needs {claim.needs}" if claim.needs else _cost(claim, runs)) + there), seeds=seeds, n=Evidence(present, ()).n if present else ""
+        not_run(paper, claim, (f"needs {claim.needs}" if claim.needs else _cost(claim, runs)) + there),
+        seeds=seeds,
+        n=Evidence(present, ()).n if present else "",
     )
 
 
