@@ -29,7 +29,7 @@ SOLVED = (
 FIRST = (("unrolled", "fixed_point"), ("deq", "broyden"))
 """The pairs that are drawn before training, too."""
 SEEDS = "Every seed a point or a line; lines between points join medians over seeds."
-LEAST = 1e-7
+LEAST = 1e-8
 """Smaller losses are drawn as if they were this."""
 PUBLISHED_EVALUATIONS, PUBLISHED_TOLERANCE = 360, 4.0
 """How far the axes of the paper's figures go: evaluations in figure 2, right, and tolerance in figure 3, left."""

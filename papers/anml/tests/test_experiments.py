@@ -11,6 +11,8 @@ from golden import agree
 from memory_recorder import Memory, finished, resumes, same
 
 from common.errors import RefigureError
+from common.room import spec
+from common.room.plan import resolve
 from common.train.recorder import Outcome
 from common.train.seeding import jax_key
 from common.train.trees import flatten_jax, unflatten_jax
@@ -44,6 +46,16 @@ def small(monkeypatch) -> None:
 
 
 # --- meta-training -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", spec.load("anml").experiments["meta_train"].variants)
+def test_the_program_of_every_variant_at_its_published_size_can_be_traced(variant: str) -> None:
+    config = resolve("anml", "meta_train", variant, None)
+    learner = jax.eval_shape(partial(meta_train.init_learner, config), jax.random.key(0))
+    drawings = jax.ShapeDtypeStruct((config.classes, DRAWINGS, config.side, config.side, 1), jnp.float32)
+    _, gradient, metrics = jax.eval_shape(partial(meta_train._gradient, config), learner, drawings, jax.random.key(0))
+    assert jax.tree.structure(gradient) == jax.tree.structure(learner)
+    assert metrics["loss"].shape == ()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 from memory_recorder import Memory, finished, resumes
 
 from common.errors import RefigureError
+from common.room import spec
+from common.room.plan import resolve
 from common.train.evolution import OpenES, Params, raw
 from common.train.recorder import Outcome
 from papers.vsml import meta_test, meta_train, run_descent, tasks, unroll
@@ -145,6 +147,15 @@ def test_what_was_meta_trained_is_tested_on_other_tasks_and_deeper(trained: Outc
     np.testing.assert_allclose(metrics["unseen"], np.add(metrics["random_end"], metrics["omniglot_end"]) / 2)
     deep = MetaTest(tasks=("mnist",), hidden=3, side=4, length=20, runs=2, counts=(5,))
     assert len(meta_test.train(deep, [0, 1], memory(), parent).metrics["mnist_5"]) == 2
+
+
+@pytest.mark.parametrize("variant", spec.load("vsml").experiments["meta_train"].variants)
+def test_the_program_of_every_variant_at_its_published_size_can_be_traced(variant: str) -> None:
+    config = resolve("vsml", "meta_train", variant, None)
+    learner = make_learner(config, config.sides[-1] ** 2)
+    keys, x, labels = jax.random.split(jax.random.key(0)), jnp.zeros((2, 2, 784)), jnp.zeros((2, 2, 10))
+    logits = jax.eval_shape(learner.learn, jax.eval_shape(learner.init, keys[0]), keys, x, labels)
+    assert logits.shape == labels.shape
 
 
 def test_a_learner_of_one_size_is_not_tested_at_another(memory: type) -> None:
