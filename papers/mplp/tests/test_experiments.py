@@ -9,6 +9,8 @@ import pytest
 from memory_recorder import Memory, finished, resumes
 
 from common.errors import RefigureError
+from common.room import spec
+from common.room.plan import resolve
 from common.train.jax import batch_seeds
 from common.train.recorder import Outcome
 from common.train.trees import flatten_jax
@@ -44,6 +46,18 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(tasks, "load_images", load)
     monkeypatch.setattr(meta_train, "CHUNKS", {"sinusoid": 2, "mnist": 2})
     return loaded
+
+
+@pytest.mark.parametrize("variant", spec.load("mplp").experiments["meta_train"].variants)
+def test_the_program_of_every_variant_at_its_published_size_can_be_traced(variant: str) -> None:
+    config = resolve("mplp", "meta_train", variant, None)
+    side = meta_train.side_of(meta_train.spec_of(config))
+    images = None if config.task == "sinusoid" else Images(jnp.zeros((300, side**2)), jnp.zeros(300, int))
+
+    def first_step(key: jax.Array) -> jax.Array:
+        return meta_train.meta_step(config, images, meta_train.begin(config, images, key), jnp.int32(0))[1]["loss"]
+
+    assert jax.eval_shape(first_step, jax.random.key(0)).shape == ()
 
 
 @pytest.mark.slow
