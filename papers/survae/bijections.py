@@ -203,7 +203,7 @@ class ActNorm(Transform):
 
 
 class Conv1x1(Transform):
-    r"""Invertible mixing of channels at every position, started as a random rotation.
+    r"""Invertible mixing of channels at every position, started as a random orthogonal matrix.
 
     $$ z_{\cdot p} = W x_{\cdot p}, \qquad \mathcal V = n \log |\det W| $$
 
@@ -230,7 +230,7 @@ class Conv1x1(Transform):
 
 
 class Logit(Transform):
-    r"""$z = \log x - \log(1 - x)$ with $\mathcal V = -\sum \log x + \log(1 - x)$, on $[0, 1]$.
+    r"""$z = \log x - \log(1 - x)$ with $\mathcal V = -\sum [\log x + \log(1 - x)]$, on $[0, 1]$.
 
     Inputs within ``eps`` of an end count as lying at distance ``eps``; outside of the interval $\mathcal V$
     is minus infinity and $z$ still finite, so that densities vanish there and gradients exist everywhere.
@@ -251,7 +251,7 @@ class Logit(Transform):
 
 
 class Sigmoid(Transform):
-    r"""$z = \sigma(x)$, the inverse of `Logit`, with $\mathcal V = \sum \log \sigma(x) + \log \sigma(-x)$.
+    r"""$z = \sigma(x)$, the inverse of `Logit`, with $\mathcal V = \sum [\log \sigma(x) + \log \sigma(-x)]$.
 
     Arguments:
         eps: The margin that `inverse` keeps from 0 and 1.

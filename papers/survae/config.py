@@ -1,4 +1,4 @@
-"""The settings of the experiments; `paper.yaml` says which variant and scale sets what."""
+"""The settings of the toy experiment; `paper.yaml` says which variant and scale sets what."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,17 +19,17 @@ class Toy:
     train_size: int = 128_000
     """Training points, drawn once per seed (official commands)."""
     test_size: int = 128_000
-    """Test points, drawn once per seed (official commands)."""
+    """Test points, drawn once per seed (official commands), and samples of the model."""
     batch_size: int = 128
-    """Points of a gradient step (official commands)."""
+    """Points per gradient step (official commands)."""
     epochs: int = 10
     """Passes over the training points (official commands)."""
     learning_rate: float = 1e-3
     """Learning rate of Adam, constant (official commands)."""
     grid: int = 500
-    """Points a side of the drawn density (official code)."""
+    """Points per side of the drawn density (official code, with the ends of the axes; here midpoints of cells)."""
     quadrature: int = 800
-    """Points a side of the grid on which the integral of the density is computed (ours)."""
+    """Points per side of the grid on which the integral of the density is computed (ours)."""
 
     def __post_init__(self) -> None:
         for name in ("train_size", "test_size", "batch_size", "epochs", "grid", "quadrature"):

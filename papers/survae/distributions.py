@@ -1,7 +1,7 @@
 """Base distributions, encoders and decoders: small modules with ``log_prob`` and ``sample``."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -15,7 +15,6 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ConditionalNormal",
-    "DiagonalNormal",
     "Distribution",
     "Elementwise",
     "HalfNormal",
@@ -85,24 +84,6 @@ class StandardNormal(Elementwise):
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
         return jax.random.normal(key, shape)
-
-
-class DiagonalNormal(Elementwise):
-    r"""$\mathcal N(\mu_c, e^{2 \lambda_c})$, both learned per channel (a sample's first axis)."""
-
-    mean: Float[Array, "C ..."]
-    log_scale: Float[Array, "C ..."]
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
-        per_channel = (shape[0], *(1,) * (len(shape) - 1))
-        self.mean, self.log_scale = jnp.zeros(per_channel), jnp.zeros(per_channel)
-
-    def log_density(self, x: Array) -> Array:
-        return -0.5 * jnp.square((x - self.mean) * jnp.exp(-self.log_scale)) - self.log_scale - _LOG_SQRT_2PI
-
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-        return jax.random.normal(key, shape) * jnp.exp(self.log_scale) + self.mean
 
 
 class StandardUniform(Elementwise):

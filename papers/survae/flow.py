@@ -22,7 +22,7 @@ class Flow(Distribution):
     bound. A flow is a distribution too, and so can be a base, an encoder or a decoder.
 
     Arguments:
-        base: $p(z)$.
+        base: $p(z)$; it is given no context.
         transforms: The layers, in the direction of inference: the first one sees the data.
 
     References:
@@ -64,7 +64,10 @@ class Flow(Distribution):
         return self.transforms.inverse(self.base.sample(base_key, n), key=key, context=context)
 
     def initialise(self, x: Array, key: Key = None, context: Context = None) -> "Flow":
-        """This flow with the data-dependent parameters of all layers set from a batch, first to last."""
+        """This flow with the data-dependent parameters of its layers set from a batch, first to last.
+
+        Those of a base, an encoder or a decoder that is a flow itself stay as they are.
+        """
         return Flow(self.base, self.transforms.initialise(x, key=key, context=context))
 
 
@@ -117,7 +120,7 @@ class InverseFlow(Distribution):
 
 
 def elbo(flow: Distribution, x: Array, key: Key = None) -> Float[Array, " B"]:
-    r"""$\mathbb E_q[\log p(x, z) - \log q(z \mid x)]$ from one draw of $z$ per $x$, (B,), in nats."""
+    r"""$\mathbb E_q[\log p(x, z) - \log q(z \mid x)]$ estimated by one draw of $z$ per $x$, (B,), in nats."""
     return flow.log_prob(x, key)
 
 

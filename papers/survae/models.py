@@ -1,4 +1,4 @@
-"""The models of the paper's experiments, with its hyper-parameters."""
+"""The models of the toy experiment (figure 4), with its hyper-parameters."""
 
 from collections.abc import Sequence
 

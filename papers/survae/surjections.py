@@ -130,7 +130,8 @@ class Max(Transform):
     d \sim p(d \mid z) \text{ on } [0, \infty)^{K - 1} $$
     $$ \mathcal V = \log p(k \mid z) + \log p(d \mid z) $$
 
-    From (B, K, ...) to (B, ...). Of equal values the first is the maximum.
+    From (B, K, ...) to (B, ...). Of equal values the first is the maximum. In the paper $p(d \mid z, k)$ knows k, too;
+    here it does not.
 
     Arguments:
         size: K.
