@@ -46,7 +46,7 @@ def _waves(length: int, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 class TransformerCell(nn.Module):
     """A transformer layer with relative positions (Transformer-XL), normalised after each residual sum without scale
-    and offset (official code, second version).
+    and offset (official code, second version). Weights are not normalised; the card's golden layer has none either.
 
     The score of a key at distance p contains a . sin(w p) + b . cos(w p), with a and b linear in the query. Sines and
     cosines of a difference i - j are sums of products of those of i and j, so this term is a scalar product of a vector

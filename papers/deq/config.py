@@ -46,13 +46,12 @@ def _even_heads(features: int, heads: int) -> None:
 
 @dataclass(frozen=True)
 class CopyMemory(Solving):
-    """Ten symbols to be repeated after T blanks (DEQ section 5.1 and appendix F; settings that are not given there are
-    ours)."""
+    """Ten symbols to be repeated after a delay (DEQ section 5.1, appendix F; settings that are not there are ours)."""
 
     model: Literal["deq", "unrolled", "lstm", "gru", "tcn"] = "deq"
     """A DEQ-Transformer, its weight-tied stack, or a baseline with as many parameters."""
     length: int = 400
-    """T, blanks between the symbols and the sign to repeat them."""
+    """T, the delay: T - 1 blanks stand between the symbols and the sign to repeat them."""
     features: int = 24
     """d, features of the transformer."""
     heads: int = 4
@@ -62,7 +61,7 @@ class CopyMemory(Solving):
     hidden: int = 0
     """Units of LSTM or GRU, channels of the TCN; 0 for the number that gives 14 K (TCN 16 K) parameters (paper)."""
     deviation: float = 0.05
-    """Standard deviation of the transformer's initial weights (paper)."""
+    """Standard deviation of the transformer layer's initial weights (paper); others are PyTorch's."""
     layers: int = 4
     """Layers of the weight-tied stack; a DEQ is first trained as one."""
     warm_up: int = 500

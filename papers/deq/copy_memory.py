@@ -1,4 +1,4 @@
-"""Copy memory: ten symbols are to be repeated after T blanks (DEQ section 5.1)."""
+"""Copy memory: ten symbols, to be repeated after a delay of T (DEQ section 5.1)."""
 
 from collections.abc import Mapping, Sequence
 

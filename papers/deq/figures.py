@@ -70,7 +70,7 @@ def copy_memory(runs: Runs, claims: Claims) -> Drawing:
             colour = PALETTE[list(MODELS).index(model)]
             left.plot(int(length), loss, **{**PUBLISHED, "color": colour, "zorder": 5})
             rows.append({"panel": "published", "model": MODELS[model], "T": int(length), "loss": loss})
-    left.set(xlabel="T, blanks", ylabel="test loss, nats", yscale="log", xticks=lengths)
+    left.set(xlabel="T, the delay", ylabel="test loss, nats", yscale="log", xticks=lengths)
     left.minorticks_off()
     _legend(figure, left, 4)
     right.set(xlabel="steps", ylabel="training loss, nats", yscale="log", title=f"T = {lengths[-1]}")

@@ -32,7 +32,7 @@ __all__ = [
 Function = Callable[[Tensor], Tensor]
 Stop = Literal["rel", "abs"]
 GROWTH = 1e6
-"""Factor by which the absolute residual may exceed the first one before a solver gives up (official code)."""
+"""Factor by which the absolute residual may exceed the first one before a solver gives up (after the official code)."""
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
 """Evaluations between two checks of the residuals, by device: each check makes the host wait for a GPU."""
 PATIENCE = 30
@@ -127,14 +127,15 @@ def anderson(
     narrow: Callable[[Tensor], Function] | None = None, window: int = 6, ridge: float = 1e-5, mixing: float = 1.0,
     absolute: bool = False,
 ) -> Solution:  # fmt: skip
-    """Anderson acceleration: the combination of the last m points whose combined residual is smallest.
+    """Anderson acceleration, the combination of the last m points whose combined residual is smallest; then Broyden's
+    method, where that stalls.
 
     Arguments:
         window: m, points that are combined.
         ridge: lambda, added to the diagonal of the residuals' Gram matrix as a share of each diagonal element: it
             scales with the residuals, and bounds the weights where residuals are nearly dependent.
         mixing: beta, weight of the images against the points.
-        absolute: Whether lambda itself is added (official code, 1e-4); small residuals then no longer matter.
+        absolute: Whether lambda itself is added (official code, 1e-4), which dominates once residuals are small.
 
     Where plain iteration runs in a cycle the combination may stall, with a small window as with a large one. So when a
     sample that has not converged stalls (`PATIENCE`), Broyden's method goes on from the best points of all, anew after
@@ -398,8 +399,8 @@ class _Anderson:
 class _Broyden:
     """Full steps of Broyden's good method, computed from the preceding steps alone.
 
-    With B0 = -I the inverse is a product over the steps s_j (Kelley, Iterative Methods for Linear and Nonlinear
-    Equations, 1995, section 7.3), so that w = -B^-1 g obeys
+    From B = -I the approximate inverse Jacobian B is a product over the steps s_j (Kelley, Iterative Methods for Linear
+    and Nonlinear Equations, 1995, section 7.3), so that w = -B g obeys
         w <- g;  w <- w + s_(j+1) c_j with c_j = (s_j . w) / |s_j|^2 for each j before the last;
         next step = w / (1 - c_last).
     The c_j solve a triangular system in the inner products of the steps. An iteration then makes two passes over the

@@ -1,4 +1,4 @@
-"""Copy memory, after DEQ appendix F: ten symbols, T blanks, a sign, and then the ten symbols must be repeated."""
+"""Copy memory, after DEQ appendix F: ten symbols, T - 1 blanks, a sign, then they must be repeated."""
 
 import math
 
@@ -18,7 +18,7 @@ def draw_copies(rng: np.random.Generator, length: int, count: int) -> tuple[Tens
     """Inputs and targets, both whole numbers (count, T + 20).
 
     Arguments:
-        length: T, the number of blanks.
+        length: T, the delay; the sign is at position T + 10, counted from 1.
     """
     symbols = torch.from_numpy(rng.integers(1, 9, (count, RECALLED)))
     x, y = torch.zeros(2, count, length + 2 * RECALLED, dtype=torch.int64)
