@@ -1,8 +1,8 @@
 """The agents: small networks that receive a message and some numbers, and send a message on.
 
-All arrays have their features first, (features, ...), and one column an agent. The inputs of an agent come as blocks
-(the message, then scalars), each with its own stored standardiser, which is folded into the first matrices. Blocks are
-broadcast against one another after their first axis.
+All arrays have their features first, (features, ...), and one column for each agent and example, which has a state of
+its own. The inputs of an agent come as blocks (the message, then scalars), each with its own stored standardiser, which
+is folded into the first matrices. Blocks are broadcast against one another after their first axis.
 """
 
 import math
@@ -55,7 +55,8 @@ class MLP(NamedTuple):
 
 
 class GRU(NamedTuple):
-    """An agent with a state of c numbers: a GRU whose candidate comes from two networks (official code)."""
+    """An agent with a state of c numbers: a GRU whose candidate is the tanh of a network of the input plus one of the
+    reset state (official code)."""
 
     keep_x: Float[Array, "x c"]
     keep_c: Float[Array, "c c"]

@@ -38,7 +38,8 @@ class MetaTrain:
     message: int = 8
     """m, numbers of a message."""
     hidden: int = 15
-    """h, numbers of an agent's state in addition to its message; 0 for agents without state."""
+    """h, numbers of an agent's state in addition to its message and, of a weight or a bias, to its proposed change; 0 for
+    agents without state."""
     shared: bool = False
     """Whether all weights share one GRU, and all biases another."""
     widths: tuple[int, int] = (80, 40)
@@ -50,7 +51,7 @@ class MetaTrain:
     examples: int = 10
     """B, examples of an inner step."""
     networks: int = 4
-    """Lifetimes in a meta-step."""
+    """Lifetimes, and so tasks, in a meta-step."""
     pool: int = 128
     """Number of initial networks, drawn once; 0 for a single one that is meta-learned."""
     hint: float = 0.7
@@ -58,7 +59,7 @@ class MetaTrain:
     held_out: int = 50
     """Held-out examples."""
     rounds: int = 1
-    """Lifetimes from which statistics are collected."""
+    """Lifetimes, each of a new task, from which statistics are collected before meta-training."""
     blend: float = 1.0
     """Weight of each such lifetime against the preceding ones."""
     train_messages: bool = True

@@ -1,8 +1,9 @@
 """The protocol: weights, biases, activations and losses as agents, and one step of learning by their messages.
 
 After the ordinary forward pass, messages go backwards: from the loss through each layer, within a dense layer first to
-the biases, then to the weights. Every agent receives a message and the values of its operation in the forward pass, and
-a weight or a bias changes by what its agents propose.
+the biases, then to the weights. Every agent receives a message (that of the loss: the elementwise loss) and the values
+of its operation in the forward pass. A weight or a bias changes by a learned factor times what its agents propose,
+averaged over the batch, less the stored mean of proposals.
 
 Arrays have the axes (E, B, units): networks, examples, units; weights (E, A, O). The inputs of agents have their
 features in front.
