@@ -38,7 +38,7 @@ class MetaTrain:
     message: int = 8
     """m, numbers of a message."""
     hidden: int = 15
-    """h, numbers of an agent's state in addition to its message and, of a weight or a bias, to its proposed change; 0 for
+    """h, numbers of an agent's state besides its message and, of a weight or a bias, its proposed change; 0 for
     agents without state."""
     shared: bool = False
     """Whether all weights share one GRU, and all biases another."""
