@@ -70,7 +70,10 @@ CONDITIONS = {
     "projected": "random projection",
     "shuffled": "pixels shuffled",
 }
-CLONES = {"random": ("cloned on random data", PALETTE[0]), "mnist": ("cloned on MNIST", PALETTE[1])}
+CLONES = {
+    "random": ("cloned on random data", PALETTE[0]), "mnist": ("cloned on MNIST", PALETTE[1]),
+    "policy": ("cloned on policy on MNIST", PALETTE[2]),
+}  # fmt: skip
 ABLATIONS = {
     "as_meta_trained": "as at scale cpu",
     "error_late": "error with the next example, 2 ticks before it",
@@ -275,10 +278,11 @@ def _cloning(runs: Runs, claims: Claims, depth: str) -> Drawing:
         axes[0].set(title=TASKS[task], ylim=(0, 2.5))
         axes[1].set(xlabel="examples seen", ylim=(0, 1))
         axes[1].yaxis.set_major_formatter(PercentFormatter(1))
-    handles = [Line2D([], [], color=colour, label=title) for title, colour in CLONES.values()]
+    shown = [CLONES[name.removesuffix("_deep")] for name in treatments]
+    handles = [Line2D([], [], color=colour, label=title) for title, colour in shown]
     handles.append(Line2D([], [], color="0.2", linestyle="--", label="gradient descent, the algorithm cloned"))
     handles.append(Line2D([], [], label="published test accuracy", **PUBLISHED))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
     note = f"Means over {window} examples, each predicted before it was learned. Thin: seeds."
     return drawing(figure, rows, treatments.values(), _means(treatments), note)
 
