@@ -272,7 +272,7 @@ def _cloning(runs: Runs, claims: Claims, depth: str) -> Drawing:
                     rows.append({**labels, "measure": "test accuracy", "mean": tested})
             labels = {"data": task, "measure": measure, "learner": "gradient descent"}
             rows += _curve(axis, first, f"{task}_true_{measure}", "0.2", "--", labels, window)
-            axis.set_ylabel("cross-entropy" if measure == "loss" else "accuracy")
+            axis.set_ylabel({"loss": "cross-entropy", "accuracy": "accuracy"}[measure] if task == "mnist" else "")
         if f"{task}_clone_test_accuracy" in published:
             axis.plot([1], [published[f"{task}_clone_test_accuracy"]], **at_the_edge, **PUBLISHED)
         axes[0].set(title=TASKS[task], ylim=(0, 2.5))
