@@ -321,6 +321,13 @@ def test_status_prune_and_import(pair: Toy) -> None:
     assert pair.verified(child()).identity == child().identity
 
 
+def test_runs_of_an_experiment_that_is_gone_are_superfluous(toy: Toy) -> None:
+    assert toy.main("--experiment", "single", "--seed", "0") == 0
+    assert superfluous("toy_paper") == []
+    toy.edit("papers/toy_paper/paper.yaml", "  single:\n", "  alone:\n")
+    assert [folder.parts[-3] for folder in map(Path, superfluous("toy_paper"))] == ["single"]
+
+
 def test_the_price_of_a_claim_has_the_parents(pair: Toy) -> None:
     file = "papers/toy_paper/claims.yaml"
     pair.edit(file, "experiment: main, variant: plain", "experiment: second, variant: plain")

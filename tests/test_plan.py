@@ -197,6 +197,7 @@ def test_a_variant_may_have_a_class_of_settings_of_its_own(toy: Toy) -> None:
     )
     without_papers()  # config.py is imported once a process
     runs = [run for run in plan.plan("toy_paper", "smoke") if run.identity.variant == "momentum"]
+    assert runs
     assert all(run.config.mass == 3 and not run.config.momentum for run in runs)
     assert [old == new for old, new in zip(before, keys(), strict=True)].count(False) == len(runs)
 

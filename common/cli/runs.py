@@ -80,7 +80,8 @@ def _is_by_hand(folder: Path) -> bool:
 
 def _is_present(identity: Identity) -> bool:
     """Whether a run is of the present code, data and variants, and so is the one that it begins from."""
-    if identity.variant not in spec.load(identity.paper).experiments[identity.experiment].variants:
+    experiments = spec.load(identity.paper).experiments
+    if identity.variant not in spec.find(experiments, identity.experiment, "experiment", identity.paper).variants:
         return False
     today = reach(identity.paper, identity.experiment, identity.variant).digest == identity.code
     today &= all(data.identity(name.split(" as ")[0]) == checksums for name, checksums in identity.data.items())

@@ -29,10 +29,10 @@ FACTS = ("revision", "started", "seconds", "sessions", "device", "precision", "m
 
 
 def build(paper: str, scale: ScaleName) -> Path:
-    """Draw every figure of the scale's runs, judge every claim, write the page; returns the folder.
+    """Draw every figure, judge every claim, write the page; returns the folder.
 
-    Claims are also judged by runs under published settings, where these are done. `provenance.json` is written last,
-    with the checksums of the other files.
+    Figures show the scale's runs, some of them runs under published settings (`shown`); claims are judged by both.
+    `provenance.json` is written last, with the checksums of the other files.
 
     Raises:
         RefigureError: A run of the scale is not done or damaged, a fault in the spec, the claims or a figure, or
@@ -41,7 +41,7 @@ def build(paper: str, scale: ScaleName) -> Path:
     inputs, target = inputs_of(paper, scale), spec.root() / "results" / paper
     room, published, plans = spec.load(paper), claims.load(paper), runs_of(paper, scale)
     finished = {each.identity.path: _finished(each) for each in plans}
-    shown_in = {name: shown(figure, plans, scale) for name, figure in room.figures.items()}
+    shown_in = {name: shown(room, figure, plans, scale) for name, figure in room.figures.items()}
     theme.apply()
     drawings = {
         name: _draw(paper, name, room, [finished[each.identity.path] for each in shown_in[name]], published, target)
@@ -87,11 +87,27 @@ def _finished(planned: PlannedRun) -> FinishedRun:
     return run
 
 
-def shown(figure: Figure, plans: Sequence[PlannedRun], scale: ScaleName) -> list[PlannedRun]:
-    """The runs of a figure's experiments that it shows."""
+def shown(room: Paper, figure: Figure, plans: Sequence[PlannedRun], scale: ScaleName) -> list[PlannedRun]:
+    """The runs that a figure shows: those of the scale, or under published settings.
+
+    The latter of an experiment that does not have this scale, and where the figure asks for them (`published`) of each
+    variant of which as many seeds are done.
+    """
     runs = [each for each in plans if each.identity.experiment in (figure.experiment, *figure.also)]
-    published = {each.identity.group for each in runs if each.scale != scale} if figure.published else ()
-    return [each for each in runs if (each.scale != scale) is (each.identity.group in published)]
+    at_scale = [
+        each for each in runs if each.scale == scale or scale not in room.experiments[each.identity.experiment].scales
+    ]
+    if not (figure.published and runs):
+        return at_scale
+    named = {each.identity.path for each in planning.plan(runs[0].identity.paper, "paper")}
+    published = [each for each in runs if each.identity.path in named]
+
+    def seeds(of: Sequence[PlannedRun], variant: PlannedRun) -> int:
+        return sum(len(each.identity.seeds) for each in of if each.identity.group == variant.identity.group)
+
+    return [
+        each for each in runs if each in (published if seeds(published, each) >= seeds(at_scale, each) else at_scale)
+    ]
 
 
 def _draw(

@@ -36,7 +36,7 @@ class PlannedRun:
     module: str
     """Where `train` is."""
     config: Any
-    """The resolved configuration, an instance of the experiment's config class."""
+    """The resolved configuration, an instance of the variant's config class."""
     deviations: tuple[Deviation, ...]
     """All departures from the paper, computed and declared, and those of its parent."""
     manifest: Manifest
@@ -153,7 +153,7 @@ def _sources() -> Sources:
 
 
 def _config_class(paper: str, experiment: str, name: str) -> type:
-    """The dataclass of an experiment's settings, from the paper's light `config` module."""
+    """The dataclass of some settings of an experiment, from the paper's light `config` module."""
     if str(spec.root()) not in sys.path:
         sys.path.insert(0, str(spec.root()))
     try:
@@ -165,7 +165,7 @@ def _config_class(paper: str, experiment: str, name: str) -> type:
     kind = getattr(module, name, None)
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
         raise RefigureError(
-            f"papers/{paper}/paper.yaml: experiments.{experiment}.config_class: "
+            f"papers/{paper}/paper.yaml: experiments.{experiment}: config_class: "
             f"papers/{paper}/config.py has no dataclass {name!r}"
         )
     return kind

@@ -132,7 +132,7 @@ class Figure:
     also: tuple[str, ...] = ()
     """Other experiments whose runs it shows beside these."""
     published: bool = False
-    """Whether a variant that has runs under published settings is shown by these instead of the scale's."""
+    """Whether variants are shown by runs under published settings, where as many seeds of these are done."""
     caption: str = ""
     """What is seen; says what error bands are."""
     original: str = ""

@@ -1,9 +1,9 @@
-"""Root finders of z = f(z) as the papers state them, three rules under one signature.
+"""Root finders of z = f(z) in their textbook form, three rules under one signature.
 
 A rule gives the next point from all points so far and their images, oldest first, each (B, D): B problems of D numbers
 that do not influence one another. DEQ states Broyden's method, its second official version Anderson's, whose ridge is
 absolute there. `solvers.py` has the forms that run: without D x D matrices, and with a residual, a best point and an
-end. Tests hold both equal.
+end. Tests hold both equal point by point, with the relative ridge that runs have.
 """
 
 from collections.abc import Callable, Sequence

@@ -134,7 +134,7 @@ def network_loss(
     labels: Float[Array, "U E C"],
     ticks: int,
 ) -> tuple[Float[Array, ""], tuple[tuple[State, ...], dict[str, Array]]]:
-    """`cloning_loss` on policy: of all layers of networks of clones, each given what it hears as the network learns.
+    """`cloning_loss` on policy: the mean over the layers of networks of clones, of what each hears as a network learns.
 
     Arguments:
         states: Of each layer.
@@ -167,9 +167,9 @@ def _deviations(rule: Rule, before: State, after: State, x: Array, e: Array, y: 
     """How far synapses that hear x and e, and send y and d, are from backpropagation: mean squares.
 
     Targets come from the weights that the synapses hold themselves, through which gradients flow as well. Deviations
-    of changes are relative to the size of e and to the rule's rate, of biases to four times their rate: these count
-    less, for equal errors of all synapses of a node matter less. The sums that nodes receive count as well, divided by
-    the root of the number of synapses: deviations that many synapses share add up in a network.
+    of changes and of backward messages are relative to the size of e; of changes also to the rule's rate, of biases to
+    four times their rate: these count less, for equal errors of all synapses of a node matter less. Sums over the
+    synapses of a node count as well, divided by the root of their number, for what many share adds up in a network.
     """
     w, b = before.c[WEIGHT], before.c[BIAS]
     target = targets(rule, w, b, x[:, None], e[..., None])

@@ -25,7 +25,7 @@ CHUNK = 250
 EASED_UNTIL = (0.1, 0.6)
 """Shares of the steps at which the cloned rate begins to fall, and at which it has fallen."""
 DIVERGED = 20.0
-"""Grids with a cell beyond this value are drawn anew: the states of an untrained clone may diverge."""
+"""Grids and networks with a cell beyond this value are drawn anew: the states of an untrained clone may diverge."""
 
 
 class Training(NamedTuple):

@@ -18,6 +18,7 @@ from papers.vsml.cloning import (
     descend,
     draw_signals,
     draw_weights,
+    forward_phase,
     fresh,
     logits,
     network_loss,
@@ -112,8 +113,10 @@ def test_what_is_trained_is_what_networks_do(x64: None) -> None:
     z, memory = unroll(params, layers, x, labels, sizes, 2)
     _, (ticked, _) = network_loss(params, RULE, states, x, label, 2)
     agree(ticked, memory.states, 1e-12)
-    last, _ = unroll(params, layers, x[:1], labels[:1], sizes, 2)
-    agree(last, z[:1], 1e-12)
+    heard = x[0]
+    for state in states:
+        heard = forward_phase(params, state, heard, 2)[1].sum(-1)
+    agree(z[0], heard, 1e-12)
 
 
 def test_losses_are_zero_for_backpropagation(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +220,16 @@ def test_cloning_learns_and_resumes_bit_by_bit(memory: type, eased: float, monke
     assert losses.shape == (2, 2)
     assert (losses[-1] < losses[0]).all()
     resumes(lambda recorder: train_clones.train(config, [0, 1], recorder), 100, outcome)
+
+
+def test_what_diverges_begins_anew() -> None:
+    old, new = (State(jnp.full((4, 3, 2, 2), value), jnp.full((4, 3, 2, 2), value)) for value in (1.0, 2.0))
+    wild = old._replace(c=old.c.at[2, 1, 0, 1].set(-1e3))
+    renewed = train_clones._diverged([old, wild])
+    assert renewed.tolist() == [False, True, False]
+    after, other = train_clones._renew_all(renewed, (new, new), (old, wild))
+    np.testing.assert_array_equal(after.h[0, :, 0, 0], [1, 2, 1])
+    np.testing.assert_array_equal(other.c[2, :, 0, 1], [1, 2, 1])
 
 
 @pytest.mark.slow

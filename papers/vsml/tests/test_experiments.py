@@ -12,7 +12,7 @@ from common.room.plan import resolve
 from common.train.evolution import OpenES, Params, raw
 from common.train.recorder import Outcome
 from papers.vsml import meta_test, meta_train, run_descent, tasks, unroll
-from papers.vsml.config import VSML, CloneOnPolicy, Descent, Hebbian, MetaRNN, MetaTest, Unroll
+from papers.vsml.config import VSML, Clone, CloneOnPolicy, Descent, Hebbian, MetaRNN, MetaTest, Unroll
 from papers.vsml.learners import make_learner
 from papers.vsml.tasks import Episodes
 from papers.vsml.train_clones import init_clone
@@ -172,8 +172,9 @@ def test_descent_learns_and_tunes_its_rate(memory: type) -> None:
 
 
 @pytest.mark.slow
-def test_clones_are_unrolled_beside_the_truth(memory: type) -> None:
-    trained = CloneOnPolicy(units=4)
+@pytest.mark.parametrize("kind", [Clone, CloneOnPolicy])
+def test_clones_are_unrolled_beside_the_truth(memory: type, kind: type) -> None:
+    trained = kind(units=4)
     clones = jax.vmap(lambda key: init_clone(trained, key))(jax.random.split(jax.random.key(0)))
     parent = finished(trained, meta_train.flatten_jax(clones))
     config = Unroll(tasks=("mnist", "fashion-mnist"), side=3, hidden=(4,), length=40, window=20, tested=10)
