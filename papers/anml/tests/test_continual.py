@@ -143,8 +143,8 @@ def test_learning_is_the_plain_loop(optimiser, hidden):
     for member, rate in enumerate(rates):
         for number, steps in enumerate((15, 45)):
             parameters = plainly(its, shown[member, :steps], rate)
-            found = jax.vmap(partial(its.scores, parameters))(its.inputs[measured[member]]).argmax(1)
-            np.testing.assert_array_equal(right[member, number], found == its.labels[measured[member]])
+            actual = jax.vmap(partial(its.scores, parameters))(its.inputs[measured[member]]).argmax(1)
+            np.testing.assert_array_equal(right[member, number], actual == its.labels[measured[member]])
         agree(jax.tree.map(lambda array, member=member: array[member], final), parameters, 1e-10)
 
 
@@ -210,29 +210,29 @@ def test_one_class_in_sequence_is_one_class_shuffled():
 def test_the_rate_of_the_best_mean_training_accuracy_is_used():
     config = MetaTest(tasks=(1, 3), iid_tasks=(3,), pool=CLASSES, rates=(1e-7, 3e-2, 1e-3))
     trials, final = (draw([np.random.default_rng(s + i) for i in range(3)], CLASSES, 3, LEARNED) for s in (0, 50))
-    found = _choose_and_learn(config, lambda _: Subject({}, course(), trials, final), 0, None)
-    assert found["trial_train"].shape == (3, 3, 2)
-    best = found["trial_train"].mean(0).argmax(0)
-    np.testing.assert_array_equal(found["rates"], np.asarray(config.rates)[best])
-    for index, (count, rate) in enumerate(zip(config.tasks, found["rates"], strict=True)):
+    actual = _choose_and_learn(config, lambda _: Subject({}, course(), trials, final), 0, None)
+    assert actual["trial_train"].shape == (3, 3, 2)
+    best = actual["trial_train"].mean(0).argmax(0)
+    np.testing.assert_array_equal(actual["rates"], np.asarray(config.rates)[best])
+    for index, (count, rate) in enumerate(zip(config.tasks, actual["rates"], strict=True)):
         drawings = final.classes[:, :count, None] * DRAWINGS + np.arange(DRAWINGS)
         right = learn(
             course(), final.sequential(DRAWINGS), np.full(3, rate), drawings.reshape(3, -1), [LEARNED * count]
         )
         right = right.reshape(3, count, DRAWINGS)
-        np.testing.assert_allclose(found["train"][:, index], right[..., :LEARNED].mean((1, 2)))
-        np.testing.assert_allclose(found["test"][:, index], right[..., LEARNED:].mean((1, 2)))
-    np.testing.assert_allclose(found["by_order"], right[..., LEARNED:].mean(2))
+        np.testing.assert_allclose(actual["train"][:, index], right[..., :LEARNED].mean((1, 2)))
+        np.testing.assert_allclose(actual["test"][:, index], right[..., LEARNED:].mean((1, 2)))
+    np.testing.assert_allclose(actual["by_order"], right[..., LEARNED:].mean(2))
 
 
 def test_the_oracle_learns_in_all_its_epochs():
     """Of rates far too small for one pass, the accuracies on the drawings learned rise with the passes."""
-    found = []
+    actual = []
     for epochs in (1, 6):
         config = MetaTest(tasks=(3,), iid_tasks=(3,), pool=CLASSES, rates=(3e-3,), iid_epochs=epochs)
         trials, final = (
             draw([np.random.default_rng(s + i) for i in range(2)], CLASSES, 3, LEARNED, epochs) for s in (0, 50)
         )
         subject = Subject({}, course(), trials, final)
-        found.append(_choose_and_learn(config, lambda _, subject=subject: subject, 0, 3)["train"].mean())
-    assert found[1] > found[0] + 0.1
+        actual.append(_choose_and_learn(config, lambda _, subject=subject: subject, 0, 3)["train"].mean())
+    assert actual[1] > actual[0] + 0.1

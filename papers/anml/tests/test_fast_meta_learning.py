@@ -78,15 +78,15 @@ def test_mean_gradient_in_parts_is_that_of_the_whole(n, at_once):
     layer = Dense(jnp.asarray(rng.standard_normal((4, 6))), jnp.asarray(rng.standard_normal(4)))
     x, labels = jnp.asarray(rng.standard_normal((n, 2, 3))), jnp.asarray(rng.integers(0, 4, n))
 
-    def found(layer, x):
+    def class_scores(layer, x):
         return jnp.tanh(x.reshape(len(x), -1)) @ layer.w.T + layer.b
 
-    expected = jax.jit(jax.grad(lambda layer: cross_entropy(found(layer, x), labels).mean()))(layer)
-    in_parts = jax.jit(lambda layer: mean_gradient(found, layer, x, labels, at_once))
+    expected = jax.jit(jax.grad(lambda layer: cross_entropy(class_scores(layer, x), labels).mean()))(layer)
+    in_parts = jax.jit(lambda layer: mean_gradient(class_scores, layer, x, labels, at_once))
     gradient, losses, correct = in_parts(layer)
     agree(gradient, expected, 1e-12)
-    agree(losses, cross_entropy(found(layer, x), labels), 1e-12)
-    np.testing.assert_array_equal(correct, found(layer, x).argmax(1) == labels)
+    agree(losses, cross_entropy(class_scores(layer, x), labels), 1e-12)
+    np.testing.assert_array_equal(correct, class_scores(layer, x).argmax(1) == labels)
 
 
 @pytest.mark.parametrize("kind", KINDS)

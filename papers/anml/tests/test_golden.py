@@ -33,17 +33,17 @@ def channel_last(size: int, channels: int) -> np.ndarray:
 
 def convs(a: Arrays, prefix: str) -> tuple[Conv, ...]:
     """All convolutions under a prefix with their norms, [out, in, 3, 3] to [3, 3, in, out]."""
-    found = []
-    while f"{prefix}.conv{len(found) + 1}.w" in a:
-        number = len(found) + 1
+    layers = []
+    while f"{prefix}.conv{len(layers) + 1}.w" in a:
+        number = len(layers) + 1
         norm = [a.get(f"{prefix}.norm{number}.{part}") for part in ("scale", "shift")]
         w = a[f"{prefix}.conv{number}.w"].transpose(2, 3, 1, 0)
-        found.append(
+        layers.append(
             Conv(
                 *(None if value is None else jnp.asarray(value) for value in (w, a[f"{prefix}.conv{number}.b"], *norm))
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def dense(a: Arrays, name: str, rows: int = 0, columns: int = 0) -> Dense:

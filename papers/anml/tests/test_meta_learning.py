@@ -102,8 +102,8 @@ def test_rate_zero_gives_the_ordinary_gradient(kind, gradient):
     """So both orders agree there."""
     scheme, learner, x, labels = setting(kind)
     expected = ordinary_gradient(scheme, learner, x, labels)
-    found, _ = meta(scheme, learner, x, labels, 0.0, gradient=gradient)
-    agree(found, expected, 1e-12)
+    actual, _ = meta(scheme, learner, x, labels, 0.0, gradient=gradient)
+    agree(actual, expected, 1e-12)
 
 
 # --- with it -------------------------------------------------------------------------------------------------
@@ -132,9 +132,9 @@ def test_second_order_gradient_equals_finite_differences(kind):
     def losses(learners):
         return jax.vmap(lambda learner: meta_loss(learner, scheme._replace(rate=RATE), x, labels, STEPS)[0])(learners)
 
-    found = losses(jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)).reshape(-1, 3)
-    agree(found[:, 0], jnp.full(len(found), metrics["loss"]), 1e-12)
-    slopes = (found[:, 1] - found[:, 2]) / (2 * width)
+    actual = losses(jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)).reshape(-1, 3)
+    agree(actual[:, 0], jnp.full(len(actual), metrics["loss"]), 1e-12)
+    slopes = (actual[:, 1] - actual[:, 2]) / (2 * width)
 
     def along(gradient):
         products = [jax.tree.map(lambda a, b: (a * b).sum(), gradient, direction) for direction in directions]
@@ -160,8 +160,8 @@ def test_first_order_gradient_differs_by_a_multiple_of_a_small_rate(kind):
 def test_metrics_are_of_the_two_parts_of_the_batch():
     scheme, learner, x, labels = setting("anml")
     _, metrics = meta(scheme, learner, x, labels)
-    found = scores(inner(scheme, learner, x[-STEPS:], labels[-1]), scheme, x)
-    losses, right = cross_entropy(found, labels), (found.argmax(1) == labels).astype(found.dtype)
+    actual = scores(inner(scheme, learner, x[-STEPS:], labels[-1]), scheme, x)
+    losses, right = cross_entropy(actual, labels), (actual.argmax(1) == labels).astype(actual.dtype)
     expected = {
         "loss": losses.mean(),
         "remember_loss": losses[:-STEPS].mean(),
@@ -197,9 +197,9 @@ def test_gates_of_one_are_the_plain_network():
     np.testing.assert_array_equal(jax.jit(lambda x: gates(open_, scheme, x))(x), 1)
     plain = learner._replace(nm_trunk=None, nm_out=None)
     agree(scores(open_, scheme, x), scores(plain, scheme, x), 0)
-    found, metrics = meta(scheme, open_, x, labels)
+    actual, metrics = meta(scheme, open_, x, labels)
     expected, plain_metrics = meta(scheme, plain, x, labels)
-    agree((found.trunk, found.head), (expected.trunk, expected.head), 1e-12)
+    agree((actual.trunk, actual.head), (expected.trunk, expected.head), 1e-12)
     agree(metrics, plain_metrics, 1e-12)
 
 
@@ -247,10 +247,10 @@ def test_permuting_classes_permutes_outputs(kind, gradient):
     renamed = jnp.asarray(order.argsort())[labels]  # class order[i] is now called i
     other = learner._replace(head=permuted(learner.head, order))
     agree(scores(other, scheme, x), scores(learner, scheme, x)[:, order], 1e-12)
-    found, found_metrics = meta(scheme, other, x, renamed, gradient=gradient)
+    actual, renamed_metrics = meta(scheme, other, x, renamed, gradient=gradient)
     expected, metrics = meta(scheme, learner, x, labels, gradient=gradient)
-    agree(found, expected._replace(head=permuted(expected.head, order)), 1e-12)
-    agree(found_metrics, metrics, 1e-12)
+    agree(actual, expected._replace(head=permuted(expected.head, order)), 1e-12)
+    agree(renamed_metrics, metrics, 1e-12)
     head = inner(scheme, other, x[-STEPS:], renamed[-1]).head
     agree(head, permuted(inner(scheme, learner, x[-STEPS:], labels[-1]).head, order), 1e-12)
 
@@ -265,20 +265,20 @@ def test_order_of_the_remembered_images_is_nothing():
 
 
 def test_cross_entropy():
-    found = jnp.array([[1.0, 2.0, 3.0], [1e4, 0.0, -1e4]])
+    actual = jnp.array([[1.0, 2.0, 3.0], [1e4, 0.0, -1e4]])
     expected = [np.log(np.exp([1, 2, 3]).sum()) - 2, 1e4]
-    agree(cross_entropy(found, jnp.array([1, 1])), jnp.array(expected), 1e-12)
+    agree(cross_entropy(actual, jnp.array([1, 1])), jnp.array(expected), 1e-12)
     agree(cross_entropy(jnp.zeros((1, 7)), jnp.array([3])), jnp.log(jnp.array([7.0])), 1e-12)
 
 
 def test_reset_row():
     learner = some_learner(channels=300, nm=0, hidden=(2000,))
-    found = reset_row(learner.head, jax.random.key(0), jnp.asarray(3))
-    agree(found[0], learner.head[0], 0)
-    np.testing.assert_array_equal(found[1].b, learner.head[1].b)
+    actual = reset_row(learner.head, jax.random.key(0), jnp.asarray(3))
+    agree(actual[0], learner.head[0], 0)
+    np.testing.assert_array_equal(actual[1].b, learner.head[1].b)
     others = np.arange(7) != 3
-    np.testing.assert_array_equal(found[1].w[others], learner.head[1].w[others])
-    row = np.asarray(found[1].w[3])
+    np.testing.assert_array_equal(actual[1].w[others], learner.head[1].w[others])
+    row = np.asarray(actual[1].w[3])
     assert row.std() == pytest.approx((2 / 2000) ** 0.5, rel=0.08)
     assert abs(row.mean()) < 5 * (2 / 2000 / 2000) ** 0.5
     assert (row != np.asarray(learner.head[1].w[3])).all()

@@ -49,11 +49,11 @@ def test_convolution(shape, stride, backend, monkeypatch):
 
 def test_convolution_by_hand():
     x, w = np.asarray(normal(2, 6, 7, 2)), np.asarray(normal(3, 3, 2, 4))
-    found = np.asarray(convolve(jnp.asarray(x), jnp.asarray(w), 2))
-    assert found.shape == (2, 2, 3, 4)
+    actual = np.asarray(convolve(jnp.asarray(x), jnp.asarray(w), 2))
+    assert actual.shape == (2, 2, 3, 4)
     for i, j in np.ndindex(2, 3):
         expected = np.einsum("nabc,abco->no", x[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], w)
-        np.testing.assert_allclose(found[:, i, j], expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(actual[:, i, j], expected, rtol=0, atol=1e-12)
 
 
 def test_patches_are_the_neighbourhoods():
@@ -63,11 +63,11 @@ def test_patches_are_the_neighbourhoods():
 
 def test_instance_norm():
     x, scale, shift = 3 + 2 * normal(3, 5, 4, 2), jnp.array([0.5, 2.0]), jnp.array([-1.0, 0.3])
-    found = instance_norm(x, scale, shift)
-    agree(found.mean((1, 2)), jnp.broadcast_to(shift, (3, 2)), 1e-12)
+    actual = instance_norm(x, scale, shift)
+    agree(actual.mean((1, 2)), jnp.broadcast_to(shift, (3, 2)), 1e-12)
     variance = x.var((1, 2))
-    agree(found.var((1, 2)), scale**2 * variance / (variance + EPSILON), 1e-12)
-    agree(instance_norm(x + 10 * normal(3, 1, 1, 2), scale, shift), found, 1e-12)  # a bias before it
+    agree(actual.var((1, 2)), scale**2 * variance / (variance + EPSILON), 1e-12)
+    agree(instance_norm(x + 10 * normal(3, 1, 1, 2), scale, shift), actual, 1e-12)  # a bias before it
 
 
 @pytest.mark.parametrize("cin", [1, 3])

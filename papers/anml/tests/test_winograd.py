@@ -39,9 +39,9 @@ def to_second_order(function: Callable) -> Callable:
     return jax.jit(lambda x, w: (function(x, w), slope(x, w), bend(x, w)))
 
 
-def relative(found: tuple, expected: tuple) -> list[float]:
+def relative(actual: tuple, expected: tuple) -> list[float]:
     """The largest error of each array, relative to its largest entry."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     return [float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs]
 
 
@@ -56,9 +56,9 @@ def test_transforms_give_the_filter_of_one_row():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_derivatives(shape):
     x, w = arrays(*shape)
-    found, expected = (to_second_order(function)(x, w) for function in (winograd, direct))
-    assert found[0].shape == expected[0].shape
-    assert max(relative(found, expected)) < 1e-12
+    actual, expected = (to_second_order(function)(x, w) for function in (winograd, direct))
+    assert actual[0].shape == expected[0].shape
+    assert max(relative(actual, expected)) < 1e-12
 
 
 @pytest.mark.parametrize("shape", [(2, 13, 13, 64, 64), (1, 10, 11, 32, 48)])
@@ -66,11 +66,11 @@ def test_single_precision(shape):
     """Near the error of the direct product, both against double precision."""
     x, w = (array.astype(jnp.float32) for array in arrays(*shape))
     w /= 9 * shape[3]
-    found = to_second_order(winograd)(x, w)
-    assert all(array.dtype == jnp.float32 for array in jax.tree.leaves(found))
+    actual = to_second_order(winograd)(x, w)
+    assert all(array.dtype == jnp.float32 for array in jax.tree.leaves(actual))
     with jax.enable_x64(True):
         expected = to_second_order(direct)(x.astype(jnp.float64), w.astype(jnp.float64))
-        assert max(relative(found, expected)) < 5e-6
+        assert max(relative(actual, expected)) < 5e-6
 
 
 @pytest.mark.usefixtures("x64")

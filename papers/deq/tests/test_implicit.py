@@ -48,10 +48,10 @@ def test_implicit_gradients_equal_differences_and_a_long_unrolling(solver: Calla
 def test_the_backward_solver_is_the_one_chosen() -> None:
     matrix, x, slope = contraction()
     few = partial(fixed_point, max_evals=3, tol=0.0, stop="abs")
-    found = implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, few)
-    assert not found.backward
-    rough = torch.autograd.grad((found.z * slope).sum(), x)[0]
-    assert found.backward["info"].evaluations.tolist() == [3] * 3
+    actual = implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, few)
+    assert not actual.backward
+    rough = torch.autograd.grad((actual.z * slope).sum(), x)[0]
+    assert actual.backward["info"].evaluations.tolist() == [3] * 3
     exact = torch.autograd.grad((implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, SOLVE).z * slope).sum(), x)[0]
     assert 1e-3 < float((rough - exact).norm() / exact.norm()) < 0.5
 
@@ -59,10 +59,10 @@ def test_the_backward_solver_is_the_one_chosen() -> None:
 def test_without_gradients_nothing_is_kept() -> None:
     matrix, x, _ = contraction()
     with torch.no_grad():
-        found = implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, SOLVE)
-    assert not found.z.requires_grad
+        actual = implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, SOLVE)
+    assert not actual.z.requires_grad
     with_them = implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, SOLVE)
-    assert torch.equal(found.z, with_them.z)
+    assert torch.equal(actual.z, with_them.z)
 
 
 def test_phantom_gradients_come_near_with_more_steps() -> None:
@@ -78,8 +78,8 @@ def test_phantom_gradients_come_near_with_more_steps() -> None:
     assert error(80, 1.0) < 1e-8
     assert error(1, 0.5) > 0.4
     with torch.no_grad():
-        found = phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3)
-    assert torch.equal(found.z, phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3).z)
+        actual = phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3)
+    assert torch.equal(actual.z, phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3).z)
 
 
 def test_jacobian_penalty_and_spectral_radius() -> None:

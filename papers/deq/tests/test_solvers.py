@@ -193,13 +193,13 @@ def test_samples_that_have_converged_stop_paying(name: str) -> None:
     whole = SOLVERS[name](of(everyone), z0, max_evals=50, tol=1e-6)
     assert set(paid) == {8}
     paid.clear()
-    found = SOLVERS[name](of(everyone), z0, max_evals=50, tol=1e-6, narrow=of)
+    actual = SOLVERS[name](of(everyone), z0, max_evals=50, tol=1e-6, narrow=of)
     assert paid[0] == 8
     assert set(paid[1:]) <= {1, 2}
-    torch.testing.assert_close(found.z, whole.z, rtol=0, atol=1e-12)
-    assert found.info.evaluations.tolist() == whole.info.evaluations.tolist()
-    assert bool(found.trace[1:, :6].isnan().all())
-    assert not bool(found.trace[: int(found.info.evaluations[7]), 7].isnan().any())
+    torch.testing.assert_close(actual.z, whole.z, rtol=0, atol=1e-12)
+    assert actual.info.evaluations.tolist() == whole.info.evaluations.tolist()
+    assert bool(actual.trace[1:, :6].isnan().all())
+    assert not bool(actual.trace[: int(actual.info.evaluations[7]), 7].isnan().any())
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -214,13 +214,13 @@ def test_the_point_with_the_lowest_residual_is_given(name: str) -> None:
         return image
 
     before = z0.clone()
-    found = SOLVERS[name](watched, z0, max_evals=25, tol=1e-12, stop="abs")
+    actual = SOLVERS[name](watched, z0, max_evals=25, tol=1e-12, stop="abs")
     torch.testing.assert_close(z0, before, rtol=0, atol=0)
     residuals = torch.stack([(image - z).norm(dim=1) for z, _, image in seen])
-    torch.testing.assert_close(found.trace, residuals)
+    torch.testing.assert_close(actual.trace, residuals)
     rows = residuals.argmin(0)
     expected = torch.stack([seen[int(row)][0][sample] for sample, row in enumerate(rows)])
-    torch.testing.assert_close(found.z, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual.z, expected, rtol=0, atol=0)
     for _, image, copy in seen:
         torch.testing.assert_close(image, copy, rtol=0, atol=0)
 

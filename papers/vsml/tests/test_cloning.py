@@ -227,9 +227,9 @@ def test_what_diverges_begins_anew() -> None:
     wild = old._replace(c=old.c.at[2, 1, 0, 1].set(-1e3))
     renewed = train_clones._diverged([old, wild])
     assert renewed.tolist() == [False, True, False]
-    after, other = train_clones._renew_all(renewed, (new, new), (old, wild))
-    np.testing.assert_array_equal(after.h[0, :, 0, 0], [1, 2, 1])
-    np.testing.assert_array_equal(other.c[2, :, 0, 1], [1, 2, 1])
+    first, second = train_clones._renew_all(renewed, (new, new), (old, wild))
+    np.testing.assert_array_equal(first.h[0, :, 0, 0], [1, 2, 1])
+    np.testing.assert_array_equal(second.c[2, :, 0, 1], [1, 2, 1])
 
 
 @pytest.mark.slow

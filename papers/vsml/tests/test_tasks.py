@@ -30,7 +30,7 @@ def test_random_has_twenty_images_again_and_again() -> None:
     for image, label in zip(np.asarray(x), np.asarray(labels), strict=True):
         images[image.tobytes()].add(int(label))
     assert len(images) == 20
-    assert all(len(found) == 1 for found in images.values())
+    assert all(len(actual) == 1 for actual in images.values())
 
 
 def test_sum_sign_is_the_sign_of_the_sum() -> None:
@@ -45,7 +45,7 @@ def test_omniglot_has_ten_characters_of_twenty_drawings() -> None:
     drawing = np.asarray(x[:, 0]).astype(int)
     assert len(set(drawing)) == 200
     characters = {label: set(drawing[np.asarray(labels) == label] // 20) for label in range(10)}
-    assert all(len(found) == 1 for found in characters.values())
+    assert all(len(actual) == 1 for actual in characters.values())
     assert len(set.union(*characters.values())) == 10
 
 
@@ -83,8 +83,8 @@ def test_accuracy_is_of_all_predictions_so_far() -> None:
     right = np.array([[[1, 0, 1, 1], [0, 0, 0, 1]]])
     curves = cumulative(right)
     np.testing.assert_allclose(curves[0], [[1, 1 / 2, 2 / 3, 3 / 4], [0, 0, 0, 1 / 4]])
-    found = summarise(curves.mean(1), (2, 4, 9))
-    assert {name: values.tolist() for name, values in found.items()} == {"2": [0.25], "4": [0.5], "end": [0.5]}
+    actual = summarise(curves.mean(1), (2, 4, 9))
+    assert {name: values.tolist() for name, values in actual.items()} == {"2": [0.25], "4": [0.5], "end": [0.5]}
 
 
 def test_runs_are_of_their_seed_and_together_or_not() -> None:
