@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from measure import Row, cpu_seconds, flops, main, per
 
 from common.train.jax import batch_seeds
-from papers.mplp.evaluation import Learner, Setting, program
 from papers.mplp.lifetime import live
+from papers.mplp.measurement import Learner, Setting, program
 from papers.mplp.meta_train import begin, meta_step, spec_of
 from papers.mplp.network import init_network
 from papers.mplp.protocol import init_protocol, init_statistics
@@ -38,7 +38,7 @@ def lifetimes(name: str, config: object, count: int, repeats: int, reference: st
     split = Images(jax.random.normal(keys[1], (2000, spec.sizes[0])), jax.random.randint(keys[2], (2000,), 0, 10))
     params = init_protocol(keys[0], spec), init_statistics(spec)
     learner = Learner(
-        lambda _, key, number: init_network(key, spec, number),
+        lambda _, key: init_network(key, spec),
         lambda params, layers, x, y: live(*params, spec, layers, x, y),
     )
     setting = Setting(config.task, spec, config.steps, config.examples, count, tested=1000)

@@ -305,7 +305,6 @@ def unfollowed(sources: Sources, reached: Iterable[Definition]) -> Iterator[tupl
 def test_nothing_that_a_run_reaches_hides_from_the_digest(paper: str) -> None:
     allowed = {
         ("common.run.runtime", "settle"),  # sets the environment
-        ("papers.mplp.agents", "_tanh_derivative"),  # in no digest, though `_tanh` calls it: changing it moves no key
         ("papers.deq.solvers", "_warn_once"),  # remembers of what it has warned
     }
     variants = [(name, each) for name, entry in spec.load(paper).experiments.items() for each in entry.variants]

@@ -18,11 +18,11 @@ __all__ = [
     "MLP",
     "Standardiser",
     "Stateless",
+    "fit_standardiser",
     "gru",
     "init_gru",
     "init_mlp",
     "init_stateless",
-    "measure",
     "stateless",
 ]
 
@@ -114,7 +114,7 @@ def init_stateless(key: Array, inputs: int, message: int, owner: bool, widths: S
     )
 
 
-def measure(blocks: Sequence[Float[Array, "f ..."]]) -> Standardiser:
+def fit_standardiser(blocks: Sequence[Float[Array, "f ..."]]) -> Standardiser:
     """The standardiser by mean and standard deviation over all axes of each block."""
     deviations = [block.std() for block in blocks]
     norms = [jnp.where(deviation < SMALL, 1, 1 / jnp.maximum(deviation, SMALL)) for deviation in deviations]
@@ -171,7 +171,7 @@ def stateless(
     def outputs(inputs: Float[Array, "x+1 S"]) -> Float[Array, "y S"]:
         z = mlp.w1.T @ jax.nn.relu(first @ inputs) + mlp.b1[:, None]
         z = mlp.w2.T @ jax.nn.relu(z)
-        return _tanh(z if mlp.b2 is None else z + mlp.b2[:, None])
+        return _tanh(z + mlp.b2[:, None])
 
     return _in_blocks(outputs, _columns(blocks, shape)).reshape(-1, *shape)
 
@@ -213,8 +213,10 @@ def _tanh(x: Array) -> Array:
     return jnp.tanh(x)
 
 
-@_tanh.defjvp
 def _tanh_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """The derivative from the value of tanh alone, so that nothing else is kept for the reverse pass."""
     y = _tanh(primals[0])
     return y, (1 - y * y) * tangents[0]
+
+
+_tanh.defjvp(_tanh_derivative)

@@ -1,16 +1,18 @@
 """Adam and gradient descent on the tasks and networks that protocols learn."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
 from common.train.recorder import Outcome, Recorder
 from papers.mplp.config import Baseline
-from papers.mplp.evaluation import Learner, Setting, lifetimes, measure_lifetimes
+from papers.mplp.measurement import Learner, Measurement, Setting, measure_lifetimes, measurement
 from papers.mplp.network import Layer, Spec, elementwise_loss, init_network, predict
 
 __all__ = ["descend", "train"]
@@ -24,22 +26,23 @@ def train(config: Baseline, seeds: Sequence[int], run: Recorder) -> Outcome:
         optimiser = optax.adam(rate, eps=1e-7) if config.optimiser == "adam" else optax.sgd(rate)
         return descend(spec, optimiser, layers, x, y)
 
-    def start(_: Array, key: Array, count: int) -> tuple[Layer, ...]:
-        return init_network(key, spec, count)
+    def start(_: Array, key: Array) -> tuple[Layer, ...]:
+        return init_network(key, spec)
 
     setting = Setting(config.task, spec, config.steps, config.examples, config.lifetimes, config.tested)
-    learner = Learner(start, learn)
-    rates = [_best_rate(config, setting, learner, seed) if config.rates else config.rate for seed in seeds]
-    outcome = measure_lifetimes(setting, learner, [jnp.float32(rate) for rate in rates], seeds, run)
+    measure = measurement(setting, Learner(start, learn))
+    rates = [_best_rate(config, measure, seed) if config.rates else config.rate for seed in seeds]
+    outcome = measure_lifetimes(measure, [jnp.float32(rate) for rate in rates], seeds, run)
     return replace(outcome, metrics={**outcome.metrics, "rate": rates})
 
 
-def _best_rate(config: Baseline, setting: Setting, learner: Learner, seed: int) -> float:
+def _best_rate(config: Baseline, measure: Measurement, seed: int) -> float:
     """The learning rate with the best final result on trial lifetimes, which are measured on training images."""
 
     def score(rate: float) -> float:
-        results = lifetimes(setting, learner, jnp.float32(rate), seed, "trial")
-        return float(results["accuracy"][:, -1].mean() if "accuracy" in results else -results["loss"][:, -1].mean())
+        results = measure(jnp.float32(rate), seed, "trial")
+        final = results["accuracy"][:, -1].mean() if "accuracy" in results else -results["loss"][:, -1].mean()
+        return float(final) if np.isfinite(final) else -math.inf
 
     return max(config.rates, key=score)
 

@@ -12,8 +12,8 @@ from common.room.config import build
 from common.train.recorder import Outcome, Recorder
 from common.train.trees import unflatten_jax
 from papers.mplp.config import Evaluate, MetaTrain, check_sizes
-from papers.mplp.evaluation import Learner, Setting, measure_lifetimes
 from papers.mplp.lifetime import live
+from papers.mplp.measurement import Learner, Setting, measure_lifetimes, measurement
 from papers.mplp.meta_train import Learned, spec_of, untrained
 from papers.mplp.network import Layer, init_network
 
@@ -62,15 +62,13 @@ def measure(
     if fixed and tuple(spec.sizes) != tuple(trained.sizes):
         raise RefigureError(f"the initial network was meta-learned with sizes {trained.sizes}: set random_start")
 
-    def start(learned: Learned, key: Array, count: int) -> tuple[Layer, ...]:
-        if not fixed:
-            return init_network(key, spec, count)
-        return jax.tree.map(lambda array: array.repeat(count, 0), learned.start)
+    def start(learned: Learned, key: Array) -> tuple[Layer, ...]:
+        return learned.start if fixed else init_network(key, spec)
 
     def learn(learned: Learned, layers: tuple[Layer, ...], x: Array, y: Array) -> tuple[Layer, ...]:
         return live(learned.protocol, learned.statistics, spec, layers, x, y)
 
-    return measure_lifetimes(setting, Learner(start, learn), learned, seeds, run)
+    return measure_lifetimes(measurement(setting, Learner(start, learn)), learned, seeds, run)
 
 
 def deepen(learned: Learned, depth: int) -> Learned:
@@ -81,7 +79,7 @@ def deepen(learned: Learned, depth: int) -> Learned:
     """
 
     def deepened(layers: tuple) -> tuple:
-        return (*layers[:-1], *[layers[-2]] * (depth - len(layers)), layers[-1])
+        return (*layers[:-1], *layers[-2:-1] * (depth - len(layers)), layers[-1])
 
     protocol, statistics = learned.protocol, learned.statistics
     return learned._replace(

@@ -12,8 +12,8 @@ from common.train.recorder import Outcome, Recorder
 from papers.mplp import tasks
 from papers.mplp.baseline import descend
 from papers.mplp.config import Maml
-from papers.mplp.evaluation import Learner, Setting, measure_lifetimes
 from papers.mplp.lifetime import mean_loss, normalised
+from papers.mplp.measurement import Learner, Setting, measure_lifetimes, measurement
 from papers.mplp.network import Layer, Spec, init_network
 
 __all__ = ["train"]
@@ -40,9 +40,6 @@ def train(config: Maml, seeds: Sequence[int], run: Recorder) -> Outcome:
         start = init_network(keys[0], spec)
         return Training(start, adam.init(start), keys[1])
 
-    def repeat(start: tuple[Layer, ...], count: int) -> tuple[Layer, ...]:
-        return jax.tree.map(lambda array: array.repeat(count, 0), start)
-
     def step(state: Training, index: Int32[Array, ""]) -> tuple[Training, Mapping[str, Array]]:
         keys = jax.random.split(jax.random.fold_in(state.key, index), 3)
         sinusoids = tasks.draw_sinusoids(keys[0], config.networks)
@@ -50,7 +47,8 @@ def train(config: Maml, seeds: Sequence[int], run: Recorder) -> Outcome:
         held_out = tasks.draw_points(keys[2], sinusoids, (config.networks, config.held_out))
 
         def loss(start: tuple[Layer, ...]) -> Array:
-            after = descend(spec, descent, repeat(start, config.networks), *batches)
+            networks = jax.tree.map(lambda array: array.repeat(config.networks, 0), start)
+            after = descend(spec, descent, networks, *batches)
             return mean_loss(spec, jax.tree.map(lambda array: array[-1], after), *held_out).mean()
 
         value, gradient = jax.value_and_grad(loss)(state.start)
@@ -64,6 +62,4 @@ def train(config: Maml, seeds: Sequence[int], run: Recorder) -> Outcome:
 
     starts = [jax.tree.map(lambda array, index=index: array[index], state.start) for index in range(len(seeds))]
     setting = Setting("sinusoid", spec, config.steps, config.examples, config.lifetimes, tested=1)
-    return measure_lifetimes(
-        setting, Learner(lambda start, key, count: repeat(start, count), learn), starts, seeds, run
-    )
+    return measure_lifetimes(measurement(setting, Learner(lambda start, _: start, learn)), starts, seeds, run)

@@ -14,15 +14,14 @@ from common.train.trees import flatten_jax
 from papers.mplp import tasks
 from papers.mplp.agents import Stateless
 from papers.mplp.config import MetaTrain
-from papers.mplp.evaluation import side_of
 from papers.mplp.lifetime import collect_statistics, live, meta_loss, normalised
+from papers.mplp.measurement import side_of
 from papers.mplp.network import Layer, Spec, init_network
 from papers.mplp.protocol import Protocol, Statistics, init_protocol, init_statistics
 
 __all__ = [
     "Learned",
     "begin",
-    "draw_lifetimes",
     "meta_step",
     "spec_of",
     "train",

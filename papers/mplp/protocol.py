@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from papers.mplp.agents import GRU, Standardiser, Stateless, gru, init_gru, init_stateless, measure, stateless
+from papers.mplp.agents import GRU, Standardiser, Stateless, fit_standardiser, gru, init_gru, init_stateless, stateless
 from papers.mplp.network import LEAST, ForwardValues, Layer, Spec, elementwise_loss, forward
 
 __all__ = [
@@ -174,7 +174,7 @@ def _agent_step(
     assert agent is not None
     assert standardiser is not None
     if collect:
-        standardiser = measure(blocks)
+        standardiser = fit_standardiser(blocks)
     if isinstance(agent, GRU):
         assert carry is not None
         carry = gru(agent, standardiser, blocks, carry)

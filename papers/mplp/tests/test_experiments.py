@@ -16,8 +16,8 @@ from common.train.recorder import Outcome
 from common.train.trees import flatten_jax
 from papers.mplp import baseline, evaluate, maml, meta_train, released, tasks
 from papers.mplp.config import Baseline, Evaluate, Maml, MetaTrain, Released
-from papers.mplp.evaluation import Learner, Setting, lifetimes
 from papers.mplp.lifetime import normalised
+from papers.mplp.measurement import Learner, Setting, measurement
 from papers.mplp.network import Spec, init_network
 from papers.mplp.tasks import Images
 
@@ -148,17 +148,18 @@ def test_all_learners_meet_the_same_lifetimes() -> None:
 
     def still(scale: float) -> Learner:
         return Learner(
-            lambda _, key, count: init_network(key, setting.spec, count),
+            lambda _, key: init_network(key, setting.spec),
             lambda _, layers, x, y: jax.tree.map(
                 lambda array: jnp.stack([array] * len(x)) + 0 * scale * x.sum() * y.sum(), layers
             ),
         )
 
-    measures, again = (lifetimes(setting, still(scale), None, 3) for scale in (1.0, 2.0))
+    measure = measurement(setting, still(1.0))
+    measures, again = measure(None, 3), measurement(setting, still(2.0))(None, 3)
     np.testing.assert_array_equal(measures["loss"], again["loss"])
     assert measures["loss"].shape == (6, 3)
     assert measures["seen"].shape == (6, 2)
-    assert (measures["loss"] != lifetimes(setting, still(1.0), None, 3, "trial")["loss"]).all()
+    assert (measures["loss"] != measure(None, 3, "trial")["loss"]).all()
     error = 0.5 * ((measures["shown"][0] - measures["shown"][-1]) ** 2).mean()
     np.testing.assert_allclose(measures["loss"][0, 0], error, rtol=1e-5)
 
@@ -169,11 +170,22 @@ def test_gradient_descent_learns_and_tunes_its_rate_on_training_images(memory: t
         "optimiser": "sgd",
     }  # fmt: skip
     poor = baseline.train(Baseline(**config, rate=1e-6), [0, 1], memory()).metrics
-    assert made_up == {"train": 2, "test": 2}
+    assert made_up == {"train": 1, "test": 1}
     tuned = baseline.train(Baseline(**config, rates=(1e-6, 0.1)), [0, 1], memory()).metrics
-    assert made_up == {"train": 12, "test": 4}, "trials are measured on training images"
+    assert made_up == {"train": 2, "test": 2}, "images are loaded once a training, for all seeds and trial rates"
     assert tuned["rate"] == [0.1, 0.1]
     assert min(tuned["accuracy_20"]) > 0.7 > 0.4 > max(poor["accuracy_20"])
+
+
+def test_a_rate_that_diverges_is_never_the_best() -> None:
+    losses = {0.1: np.nan, 0.2: 3.0, 0.3: 2.0, 0.4: np.inf}
+    measure = lambda rate, seed, purpose: {"loss": np.full((2, 3), losses[round(float(rate), 1)])}  # noqa: E731
+    assert baseline._best_rate(Baseline(rates=tuple(losses)), measure, 0) == 0.3
+
+
+def test_a_protocol_of_one_layer_stays_as_it_is() -> None:
+    learned = jax.tree.map(lambda array: array[0], meta_train.untrained(MetaTrain(sizes=(1, 1)), [0]))
+    assert jax.tree.structure(evaluate.deepen(learned, 1)) == jax.tree.structure(learned)
 
 
 @pytest.mark.parametrize(("settings", "told"), [

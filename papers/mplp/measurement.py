@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +17,10 @@ from papers.mplp.config import TaskName
 from papers.mplp.lifetime import mean_loss
 from papers.mplp.network import Layer, Spec, predict
 
-__all__ = ["Learner", "Setting", "measure_lifetimes", "side_of"]
+__all__ = ["Learner", "Measurement", "Setting", "measure_lifetimes", "measurement", "program", "side_of"]
+
+Measurement = Callable[..., dict[str, np.ndarray]]
+"""From a learner's parameters, a seed and a purpose (see `measurement`) to the measures of each lifetime."""
 
 AGENTS = 20_000
 """Agents whose states are computed at once: few enough for a CPU's cache."""
@@ -39,8 +43,8 @@ class Setting(NamedTuple):
 class Learner(NamedTuple):
     """A learning algorithm: how networks start and how they learn."""
 
-    start: Callable[[Any, Array, int], tuple[Layer, ...]]
-    """From parameters, a key and a number of networks to initial networks."""
+    start: Callable[[Any, Array], tuple[Layer, ...]]
+    """From parameters and a key to one initial network."""
     learn: Callable[[Any, tuple[Layer, ...], Array, Array], tuple[Layer, ...]]
     """From parameters, networks, inputs and targets (T, E, B, ...) to the networks after each step."""
 
@@ -50,9 +54,7 @@ def side_of(spec: Spec) -> int:
     return math.isqrt(spec.sizes[0])
 
 
-def measure_lifetimes(
-    setting: Setting, learner: Learner, params: Sequence[Any], seeds: Sequence[int], run: Recorder
-) -> Outcome:
+def measure_lifetimes(measure: Measurement, params: Sequence[Any], seeds: Sequence[int], run: Recorder) -> Outcome:
     """Loss or accuracy after 0 to T steps, in all lifetimes of each seed.
 
     Arguments:
@@ -60,7 +62,7 @@ def measure_lifetimes(
     """
     members = []
     for index, seed in enumerate(seeds):
-        members.append(lifetimes(setting, learner, params[index], seed))
+        members.append(measure(params[index], seed))
         run.progress(index + 1, len(seeds))
     curves = {name: np.stack([member[name] for member in members]) for name in members[0]}
     metrics = {}
@@ -70,23 +72,26 @@ def measure_lifetimes(
     return Outcome(metrics=metrics, arrays=curves)
 
 
-def lifetimes(
-    setting: Setting, learner: Learner, params: Any, seed: int, purpose: Literal["test", "trial"] = "test"
-) -> dict[str, np.ndarray]:
-    """Each measure after each step of each lifetime, (lifetimes, T + 1), and the predictions of the first network.
+def measurement(setting: Setting, learner: Learner) -> Measurement:
+    """What measures lifetimes: compiled once, with images loaded once.
 
-    Tasks and networks depend on seed, purpose and setting alone, so all learners get the same.
-
-    Arguments:
-        purpose: Trials use other tasks than tests; their accuracy is measured on training images.
+    It gives each measure after each step of each lifetime, (lifetimes, T + 1), and the first network's predictions.
+    Tasks and networks depend on seed, purpose and setting alone, so all learners get the same. The purpose is `test`,
+    or `trial`: other tasks than those of tests, and accuracy measured on training images.
     """
-    data = ()
-    if setting.task != "sinusoid":
-        splits = ("train", "test" if purpose == "test" else "train")
-        data = tuple(tasks.load_images(setting.task, split, side_of(setting.spec)) for split in splits)
     measure_all, batch_size = program(setting, learner)
-    keys = jax.random.split(jax_key(seed, purpose, setting.task), setting.lifetimes).reshape(-1, batch_size)
-    return {name: _lifetimes_first(name, value) for name, value in measure_all(params, keys, data).items()}
+
+    @cache
+    def split(name: str) -> tasks.Images:
+        return tasks.load_images(setting.task, name, side_of(setting.spec))
+
+    def measure(params: Any, seed: int, purpose: Literal["test", "trial"] = "test") -> dict[str, np.ndarray]:
+        splits = ("train", "test" if purpose == "test" else "train") if setting.task != "sinusoid" else ()
+        keys = jax.random.split(jax_key(seed, purpose, setting.task), setting.lifetimes).reshape(-1, batch_size)
+        measured = measure_all(params, keys, tuple(split(name) for name in splits))
+        return {name: _lifetimes_first(name, value) for name, value in measured.items()}
+
+    return measure
 
 
 def program(setting: Setting, learner: Learner) -> tuple[Callable[[Any, Array, Any], dict[str, Array]], int]:
@@ -110,7 +115,7 @@ def _divisor(count: int, limit: int) -> int:
 
 
 def _lifetimes_first(name: str, values: Array) -> np.ndarray:
-    """From (chunks, T, E) to (lifetimes, T); for the `shown` predictions, the first lifetime alone."""
+    """From (chunks, steps, E) to (lifetimes, steps); for the `shown` predictions, the first lifetime alone."""
     if name.startswith("shown"):
         return np.asarray(values[0], np.float32)
     return np.asarray(values).swapaxes(1, 2).reshape(-1, values.shape[1])
@@ -124,7 +129,7 @@ def _sinusoids(setting: Setting, learner: Learner, params: Any, keys: Array, _: 
     """Loss on a grid after 0 to T steps, on the points so far after 1 to T, and the first network's predictions."""
     task, start, drawing = _split_in_three(keys)
     sinusoids = jax.tree.map(lambda a: a[:, 0], jax.vmap(lambda key: tasks.draw_sinusoids(key, 1))(task))
-    layers = _start_networks(lambda key: learner.start(params, key, 1), start)
+    layers = _start_networks(partial(learner.start, params), start)
     shape = (setting.steps, 1, setting.examples)
     x, y = jax.vmap(lambda key, wave: tasks.draw_points(key, jax.tree.map(lambda a: a[None], wave), shape), out_axes=1)(
         drawing, sinusoids
@@ -149,7 +154,7 @@ def _images(setting: Setting, learner: Learner, params: Any, keys: Array, data: 
     """Accuracy on `tested` images of the second split, after 0 to T steps on images of the first."""
     choosing, start, drawing = _split_in_three(keys)
     train, unseen = data
-    layers = _start_networks(lambda key: learner.start(params, key, 1), start)
+    layers = _start_networks(partial(learner.start, params), start)
     x, y = jax.vmap(lambda key: tasks.draw_batches(key, train, (setting.steps, setting.examples)), out_axes=1)(drawing)
     chosen = jax.vmap(lambda key: jax.random.choice(key, len(unseen.x), (setting.tested,), replace=False))(choosing)
     networks = _with_start(layers, learner.learn(params, layers, x, y))
