@@ -14,7 +14,7 @@ from golden import Arrays, Golden, agree
 
 from common import data
 from papers.mplp import released
-from papers.mplp.agents import Standardiser, gru, measure
+from papers.mplp.agents import Standardiser, fit_standardiser, gru
 from papers.mplp.lifetime import collect_statistics, live, mean_loss, meta_loss
 from papers.mplp.network import Layer, Spec, elementwise_loss, predict
 from papers.mplp.protocol import Protocol, State, Statistics, init_state, inner_update
@@ -41,7 +41,7 @@ def gru_cell(a: Arrays) -> None:
 @golden.family
 def standardizer(a: Arrays) -> None:
     blocks = [features_first(a["message"]), *(jnp.asarray(a[name])[None] for name in "az")]
-    measured = measure(blocks)
+    measured = fit_standardiser(blocks)
     near(measured.shift, a["shift"])
     near(measured.norm, a["norm"])
     standardised = [norm * (block + shift) for block, norm, shift in zip(blocks, *measured, strict=True)]
