@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from papers.deq.solvers import Function
+from papers.deq.iteration import Function
 
 __all__ = ["ConvCell", "MultiscaleCell", "TransformerCell", "TrellisCell", "frozen_dropout"]
 

@@ -28,15 +28,9 @@ class Solving:
     """Largest number of evaluations of the backward solve."""
     tolerance: float = 1e-3
     """Relative residual at which a sample has converged, in both solves (official code)."""
-    gradient: Literal["implicit", "phantom"] = "implicit"
-    """The implicit function theorem, or the gradient of one step from the fixed point, without a backward solve."""
-    jacobian_weight: float = 0.0
-    """gamma, weight of the Jacobian penalty; 0 for none."""
 
     def __post_init__(self) -> None:
         _positive(self, "forward_evaluations", "backward_evaluations", "tolerance")
-        if self.jacobian_weight < 0:
-            raise ValueError(f"jacobian_weight must be 0 or positive, not {self.jacobian_weight}")
 
 
 def _even_heads(features: int, heads: int) -> None:
@@ -50,6 +44,10 @@ class CopyMemory(Solving):
 
     model: Literal["deq", "unrolled", "lstm", "gru", "tcn"] = "deq"
     """A DEQ-Transformer, its weight-tied stack, or a baseline with as many parameters."""
+    gradient: Literal["implicit", "phantom"] = "implicit"
+    """The implicit function theorem, or the gradient of one step from the fixed point, without a backward solve."""
+    jacobian_weight: float = 0.0
+    """gamma, weight of the Jacobian penalty; 0 for none."""
     length: int = 400
     """T, the delay: T - 1 blanks stand between the symbols and the sign to repeat them."""
     features: int = 24
@@ -87,8 +85,8 @@ class CopyMemory(Solving):
             self, "length", "features", "heads", "inner", "deviation", "layers", "train", "test", "batch", "steps",
             "rate", "clip",
         )  # fmt: skip
-        if min(self.hidden, self.warm_up) < 0:
-            raise ValueError("hidden and warm_up must be 0 or positive")
+        if min(self.hidden, self.warm_up, self.jacobian_weight) < 0:
+            raise ValueError("hidden, warm_up and jacobian_weight must be 0 or positive")
         _even_heads(self.features, self.heads)
         if self.model == "deq" and self.warm_up >= self.steps:
             raise ValueError(f"warm_up must leave steps for the fixed point: {self.warm_up} of {self.steps} steps")

@@ -15,10 +15,10 @@ from common.train.seeding import numpy_rng, torch_generator
 from common.train.torch import initialised, torch_device
 from papers.deq.cells import ConvCell, MultiscaleCell
 from papers.deq.config import Images
-from papers.deq.implicit import Equilibrium, jacobian_penalty
+from papers.deq.implicit import Equilibrium
+from papers.deq.iteration import Function
 from papers.deq.memory import saved_bytes
 from papers.deq.models import settle, solver_effort
-from papers.deq.solvers import Function
 from papers.deq.training import fit, parameters_of
 
 __all__ = ["MultiscaleClassifier", "SingleClassifier", "classifier", "train"]
@@ -148,8 +148,6 @@ def train(config: Images, seeds: Sequence[int], run: Recorder) -> Outcome:
         value = F.cross_entropy(output.logits, labels[rows])
         accuracy = (output.logits.detach().argmax(1) == labels[rows]).float().mean()
         metrics = {"cross_entropy": float(value.detach()), "accuracy": 100 * float(accuracy)}
-        if config.jacobian_weight and output.equilibrium.info is not None:
-            value = value + config.jacobian_weight * jacobian_penalty(output.f, output.equilibrium.z)
         return value, metrics, output.equilibrium
 
     fit(

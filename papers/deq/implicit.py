@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from papers.deq.solvers import Function, Info, Solution
+from papers.deq.iteration import Function, Info, Solution
 
 __all__ = ["Equilibrium", "implicit", "jacobian_penalty", "phantom", "spectral_radius", "unrolled"]
 
@@ -65,16 +65,10 @@ def implicit(f: Function, z0: Tensor, forward: Solve, backward: Solve) -> Equili
     return Equilibrium(_Implicit.apply(image, solve), info, backward_info)
 
 
-def phantom(f: Function, z0: Tensor, forward: Solve, steps: int = 1, damping: float = 1.0) -> Equilibrium:
-    """`steps` damped steps from z*, with gradients through them; one full step is Jacobian-free back-propagation.
-
-    Arguments:
-        damping: tau; z <- (1 - tau) z + tau f(z).
-    """
+def phantom(f: Function, z0: Tensor, forward: Solve, steps: int = 1) -> Equilibrium:
+    """`steps` steps from z*, with gradients through them alone; one is Jacobian-free back-propagation."""
     z, _, info = forward(f, z0)
-    for _ in range(steps):
-        z = torch.lerp(z, f(z), damping)
-    return Equilibrium(z, info, {})
+    return unrolled(f, z, steps)._replace(info=info)
 
 
 def unrolled(f: Function, z0: Tensor, steps: int) -> Equilibrium:

@@ -16,10 +16,10 @@ from common.train.recorder import Outcome, Recorder
 from common.train.torch import initialised, torch_device
 from papers.deq.cells import TransformerCell, TrellisCell, frozen_dropout
 from papers.deq.config import Language
-from papers.deq.implicit import Equilibrium, jacobian_penalty
+from papers.deq.implicit import Equilibrium
+from papers.deq.iteration import Function
 from papers.deq.memory import saved_bytes
 from papers.deq.models import settle
-from papers.deq.solvers import Function
 from papers.deq.training import fit, parameters_of
 
 __all__ = ["LanguageModel", "perplexity", "streams", "train"]
@@ -146,10 +146,7 @@ def train(config: Language, seeds: Sequence[int], run: Recorder) -> Outcome:
         output = model(x, None if first else model.memory, _layers(config, step >= config.warm_up))
         model.memory = output.memory.clone()  # not in place: the backward pass needs the old memory
         value = F.cross_entropy(output.logits.flatten(0, 1), y.flatten())
-        metrics = {"cross_entropy": float(value.detach())}
-        if config.jacobian_weight and output.f is not None and output.equilibrium.info is not None:
-            value = value + config.jacobian_weight * jacobian_penalty(output.f, output.equilibrium.z)
-        return value, metrics, output.equilibrium
+        return value, {"cross_entropy": float(value.detach())}, output.equilibrium
 
     fit(model, loss, seed=seed, steps=config.steps, rate=config.rate, clip=config.clip, chunk=CHUNK, recorder=run)
     model.eval()

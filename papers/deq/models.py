@@ -13,7 +13,7 @@ from papers.deq import solvers
 from papers.deq.cells import TransformerCell
 from papers.deq.config import CopyMemory, Solving
 from papers.deq.implicit import Equilibrium, implicit, phantom, unrolled
-from papers.deq.solvers import Function, Info
+from papers.deq.iteration import Function, Info
 from papers.deq.tasks import SYMBOLS
 
 __all__ = ["CopyTransformer", "Output", "Recurrent", "TemporalConv", "build", "settle", "solver_effort"]
@@ -34,12 +34,14 @@ class Output(NamedTuple):
 
 
 def settle(
-    config: Solving, f: Function, z0: Tensor, layers: int | None, narrow: Callable[[Tensor], Function] | None = None
-) -> Equilibrium:
+    config: Solving, f: Function, z0: Tensor, layers: int | None, narrow: Callable[[Tensor], Function] | None = None,
+    gradient: str = "implicit",
+) -> Equilibrium:  # fmt: skip
     """The fixed point of f, solved as a configuration says, or the result of `layers` applications of f.
 
     Arguments:
         narrow: From indices of samples to f of these samples alone, so that converged samples are no longer evaluated.
+        gradient: `implicit`, or `phantom` for that of one step from the fixed point.
     """
     if layers is not None:
         return unrolled(f, z0, layers)
@@ -51,7 +53,7 @@ def settle(
         )
     )
     forward = partial(forward, narrow=narrow)
-    if config.gradient == "phantom":
+    if gradient == "phantom":
         return phantom(f, z0, forward)
     return implicit(f, z0, forward, backward)
 
@@ -86,7 +88,7 @@ class CopyTransformer(nn.Module):
         """The read-out at the fixed point, or after `layers` applications of the layer."""
         f = self.bind(x)
         z0 = torch.zeros(*x.shape, self.config.features, device=x.device)
-        equilibrium = settle(self.config, f, z0, layers, lambda rows: self.bind(x[rows]))
+        equilibrium = settle(self.config, f, z0, layers, lambda rows: self.bind(x[rows]), self.config.gradient)
         return Output(self.out(equilibrium.z), equilibrium, f)
 
 

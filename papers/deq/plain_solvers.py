@@ -1,4 +1,4 @@
-"""Root finders of z = f(z) in their textbook form, three rules under one signature.
+"""Root finders of z = f(z) as the papers state them, four rules under one signature.
 
 A rule gives the next point from all points so far and their images, oldest first, each (B, D): B problems of D numbers
 that do not influence one another. DEQ states Broyden's method, its second official version Anderson's, whose ridge is
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from papers.deq.solvers import Function
+from papers.deq.iteration import Function
 
-__all__ = ["anderson", "broyden", "fixed_point", "solve"]
+__all__ = ["anderson", "broyden", "fixed_point", "newton", "solve"]
 
 Rule = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
@@ -51,6 +51,13 @@ def broyden(points: Sequence[Tensor], images: Sequence[Tensor]) -> Tensor:
         b_dg, dz_b = torch.einsum("bij,bj->bi", b, dg), torch.einsum("bi,bij->bj", dz, b)
         b = b + torch.einsum("bi,bj->bij", (dz - b_dg) / (dz_b * dg).sum(1, keepdim=True), dz_b)
     return points[-1] - torch.einsum("bij,bj->bi", b, g[-1])
+
+
+def newton(points: Sequence[Tensor], images: Sequence[Tensor], f: Function) -> Tensor:
+    """z <- z + (I - J)^-1 g, with the Jacobian J of f at z."""
+    z = points[-1]
+    jacobian = torch.func.jacrev(lambda z: f(z).sum(0))(z).movedim(1, 0)
+    return z + torch.linalg.solve(torch.eye(z.shape[1], dtype=z.dtype) - jacobian, images[-1] - z)
 
 
 def solve(f: Function, z0: Tensor, rule: Rule, steps: int) -> list[Tensor]:

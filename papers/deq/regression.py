@@ -13,7 +13,8 @@ from common.train.seeding import numpy_rng
 from common.train.torch import initialised, torch_device
 from papers.deq.config import Regression
 from papers.deq.implicit import Equilibrium, implicit, jacobian_penalty, spectral_radius
-from papers.deq.solvers import DivergedError, Function, anderson, fixed_point
+from papers.deq.iteration import DivergedError, Function
+from papers.deq.solvers import anderson, fixed_point
 from papers.deq.training import fit, parameters_of
 
 __all__ = ["Curve", "curve", "train"]

@@ -17,7 +17,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from papers.deq.cells import ConvCell, MultiscaleCell, TransformerCell, TrellisCell
 from papers.deq.implicit import implicit, jacobian_penalty, spectral_radius
-from papers.deq.solvers import Function, anderson, broyden, fixed_point
+from papers.deq.iteration import Function
+from papers.deq.solvers import anderson, broyden, fixed_point
 
 Arrays = dict[str, Tensor]
 golden = Golden("deq")

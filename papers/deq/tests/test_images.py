@@ -18,7 +18,7 @@ SMALL = Images(
     train=12, tested=20, forward_evaluations=5, backward_evaluations=5,
 )  # fmt: skip
 SINGLE = {"model": "single", "channels": (4,), "heads": (), "inner": 6}
-KINDS = {"deq": {}, "tied": {"depth": "tied"}, "single": SINGLE, "varied": {"varied": True, "jacobian_weight": 0.1}}
+KINDS = {"deq": {}, "tied": {"depth": "tied"}, "single": SINGLE, "varied": {"varied": True}}
 
 
 @pytest.fixture(autouse=True)

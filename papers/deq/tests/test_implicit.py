@@ -70,13 +70,12 @@ def test_phantom_gradients_come_near_with_more_steps() -> None:
     matrix, x, slope = contraction()
     exact = torch.autograd.grad((implicit(cell(matrix, x), torch.zeros_like(x), SOLVE, SOLVE).z * slope).sum(), x)[0]
 
-    def error(steps: int, damping: float) -> float:
-        z = phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, steps, damping).z
+    def error(steps: int) -> float:
+        z = phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, steps).z
         return float((torch.autograd.grad((z * slope).sum(), x)[0] - exact).norm() / exact.norm())
 
-    assert error(1, 1.0) > error(3, 1.0) > error(10, 1.0)
-    assert error(80, 1.0) < 1e-8
-    assert error(1, 0.5) > 0.4
+    assert error(1) > error(3) > error(10)
+    assert error(80) < 1e-8
     with torch.no_grad():
         actual = phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3)
     assert torch.equal(actual.z, phantom(cell(matrix, x), torch.zeros_like(x), SOLVE, 3).z)

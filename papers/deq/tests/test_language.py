@@ -111,7 +111,7 @@ def test_perplexity_of_a_model_that_knows_nothing() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_resumed_it_ends_the_same(kind: str) -> None:
-    config = dataclasses.replace(SMALL, **KINDS[kind], jacobian_weight=0.1)
+    config = dataclasses.replace(SMALL, **KINDS[kind])
     resumes(lambda recorder: language.train(config, [3], recorder), stop_at=4)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from common.errors import RefigureError
-from papers.deq import plain_solvers, solvers
+from papers.deq import iteration, plain_solvers, solvers
 from papers.deq.cells import ConvCell
-from papers.deq.solvers import DivergedError, Function, anderson, broyden, fixed_point, newton
+from papers.deq.iteration import DivergedError, Function
+from papers.deq.solvers import anderson, broyden, fixed_point
 
 SOLVERS = {"fixed point": fixed_point, "Anderson": anderson, "Broyden": broyden}
 
@@ -34,6 +35,12 @@ def smooth(batch: int, size: int, norm: float = 0.9) -> tuple[Function, Tensor]:
     return lambda z: torch.tanh(z @ matrix.T + x), torch.zeros(batch, size, dtype=torch.float64)
 
 
+def plain(f: Function, z0: Tensor, name: str, steps: int, **options: float) -> list[Tensor]:
+    """The points of a rule as the papers state it."""
+    options |= {"f": f} if name == "newton" else {}
+    return plain_solvers.solve(f, z0, partial(getattr(plain_solvers, name), **options), steps)
+
+
 def test_linear_problems_end_after_as_many_steps_as_theory_says() -> None:
     size = 4
     matrix, b = affine(size, 0.8)
@@ -46,11 +53,11 @@ def test_linear_problems_end_after_as_many_steps_as_theory_says() -> None:
     for solver, most, options in (
         (broyden, 2 * size + 1, {}),
         (anderson, size + 2, {"window": size + 1, "ridge": 0.0}),
-        (newton, 2, {}),
     ):
         z, _, info = solver(f, start, max_evals=most, tol=1e-9, **options)
         assert bool(info.converged.all()), solver.__name__
         torch.testing.assert_close(z[0], exact, rtol=0, atol=1e-7)
+    torch.testing.assert_close(plain(f, start, "newton", 1)[-1][0], exact, rtol=0, atol=1e-12)
     trace = fixed_point(f, start, max_evals=200, tol=0, stop="abs").trace[:, 0]
     rate = torch.linalg.eigvals(matrix).abs().max()
     torch.testing.assert_close((trace[50] / trace[30]) ** (1 / 20), rate, rtol=0.05, atol=0)
@@ -59,7 +66,7 @@ def test_linear_problems_end_after_as_many_steps_as_theory_says() -> None:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_all_find_the_same_point(name: str) -> None:
     f, z0 = smooth(3, 20)
-    expected = newton(f, z0, max_evals=20, tol=1e-13).z
+    expected = plain(f, z0, "newton", 20)[-1]
     z, trace, info = SOLVERS[name](f, z0, max_evals=300, tol=1e-11)
     torch.testing.assert_close(z, expected, rtol=0, atol=1e-9)
     assert bool(info.converged.all())
@@ -76,8 +83,7 @@ def test_what_runs_is_what_the_papers_state(name: str, options: dict) -> None:
     f, z0 = smooth(3, 6, 2.0)
     points: list[Tensor] = []
     getattr(solvers, name)(lambda z: (points.append(z.clone()), f(z))[1], z0, max_evals=9, tol=0, stop="abs", **options)
-    rule = partial(getattr(plain_solvers, name), **options)
-    for point, expected in zip(points, plain_solvers.solve(f, z0, rule, 8), strict=True):
+    for point, expected in zip(points, plain(f, z0, name, 8, **options), strict=True):
         torch.testing.assert_close(point, expected, rtol=0, atol=1e-8)
 
 
@@ -137,9 +143,9 @@ def test_comparisons_see_anderson_alone() -> None:
 
 
 def test_a_solver_that_ends_above_its_tolerance_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solvers, "_warned", set())
+    monkeypatch.setattr(iteration, "_warned", set())
     f, z0 = hard_cell(20, 4)
-    with pytest.warns(UserWarning, match=r"Broyden: \d of 4 samples end above tol=1e-11 after all evaluations"):
+    with pytest.warns(UserWarning, match=r"broyden: \d of 4 samples end above tol=1e-11 after all evaluations"):
         info = broyden(f, z0, max_evals=20, tol=1e-11).info
     assert not bool(info.converged.any())
     with warnings.catch_warnings():
@@ -157,11 +163,36 @@ def test_samples_that_have_converged_are_not_said_to_diverge() -> None:
     assert info.converged.tolist() == [True, True, True]
 
 
+def test_one_sample_that_diverges_alone_in_the_end_does_not_stop_the_solve() -> None:
+    """Most samples have converged and left; the last one grows beyond all bounds and ends at its best point."""
+    slopes = torch.tensor([0.1] * 7 + [2.0], dtype=torch.float64)[:, None]
+
+    def of(rows: Tensor) -> Function:
+        return lambda z: 1 + slopes[rows] * z
+
+    z0 = torch.zeros(8, 1, dtype=torch.float64)
+    info = fixed_point(of(torch.arange(8)), z0, max_evals=60, tol=1e-6, stop="abs", narrow=of).info
+    assert info.converged.tolist() == [True] * 7 + [False]
+
+
+def test_where_broyden_diverges_after_anderson_its_best_points_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    f, z0 = hard_cell(20, 4)
+    alone = anderson(f, z0, max_evals=solvers.PATIENCE + 1, tol=1e-11)
+
+    def propose(self: object, z: Tensor, fz: Tensor, g: Tensor, out: Tensor) -> Tensor:
+        return torch.full_like(z, torch.nan)
+
+    monkeypatch.setattr(solvers._Broyden, "propose", propose)
+    z, _, info = anderson(f, z0, max_evals=400, tol=1e-11)
+    assert bool(z.isfinite().all())
+    assert bool((info.residual <= alone.info.residual).all())
+
+
 @pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_samples_are_solved_as_if_alone(name: str, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has converged stays, however long the others take and however seldom anyone looks."""
-    monkeypatch.setitem(solvers.CHECK_EVERY, "cpu", every)
+    monkeypatch.setitem(iteration.CHECK_EVERY, "cpu", every)
     z0 = torch.arange(4.0, dtype=torch.float64)[:, None].repeat(1, 10)
     matrix, _ = affine(10, 0.9)
     x = torch.randn(4, 10, dtype=torch.float64)
@@ -238,7 +269,7 @@ def test_the_batch_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = fixed_point(f, z0, max_evals=4, tol=0.0, stop="rel", per_sample=False).trace
     image = f(z0)
     torch.testing.assert_close(trace[0], ((image - z0).norm() / image.norm()).expand(3))
-    monkeypatch.setitem(solvers.CHECK_EVERY, "cpu", 4)
+    monkeypatch.setitem(iteration.CHECK_EVERY, "cpu", 4)
     few = fixed_point(f, z0, max_evals=100, tol=1e-3)
     monkeypatch.undo()
     each = fixed_point(f, z0, max_evals=100, tol=1e-3)
@@ -274,7 +305,7 @@ def test_bad_input_is_told_in_a_line() -> None:
 
 
 def test_a_tolerance_below_the_precision_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solvers, "_warned", set())
+    monkeypatch.setattr(iteration, "_warned", set())
     with pytest.warns(UserWarning, match="below what float32 can reach"):
         fixed_point(torch.cos, torch.ones(1, 2), tol=1e-9)
     with warnings.catch_warnings():
