@@ -137,8 +137,8 @@ def reach(paper: str, experiment: str, variant: str) -> Reach:
     """The definitions that decide the numbers of a variant."""
     entry = find(spec.load(paper).experiments, experiment, "experiment", paper)
     chosen = find(entry.variants, variant, "variant", f"{paper}/{experiment}")
-    kind = chosen.config_class or entry.config_class
-    return code_of((entry.module, "train"), (f"papers.{paper}.config", kind), *ROOTS)
+    kind = _config_class(paper, experiment, chosen.config_class or entry.config_class)
+    return code_of((entry.module, "train"), (kind.__module__, kind.__qualname__), *ROOTS)
 
 
 @once
