@@ -1,0 +1,143 @@
+"""The quadruped: PyBullet's ant in MuJoCo, a population at once (the stand-in of scale cpu).
+
+Masses, limbs, torques, observation and progress are those of `AntBulletEnv-v0`; contacts, friction and joints are
+MuJoCo's, so metres do not compare with the paper's. It walks towards +x: leg 1 is its left front, 2 its left rear, 3 its
+right rear, 4 its right front.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import mujoco
+import mujoco.rollout
+import numba
+import numpy as np
+from jaxtyping import Float
+
+from common.errors import RefigureError
+
+__all__ = ["BODIES", "STEP", "Herd", "body"]
+
+STEP = 0.0165
+"""Seconds of a step of the policy (PyBullet)."""
+SUBSTEPS = 2
+TORQUE = 250.0
+"""Newton metres of an action of 1."""
+LEGS = ((1, 1, -1, 1), (-1, 1, 1, -1), (-1, -1, -1, -1), (1, -1, 1, 1))
+"""Of each leg: signs of x and y, sign of x of the ankle's axis (-1 or 1, 1, 0), sign of the ankle's range."""
+BODIES: dict[str, dict[int, float]] = {"standard": {}, "right": {4: 0.1}, "left": {1: 0.1}}
+"""Length of the feet that are not 0.4 (times the root of 2, in metres), by leg: the paper's seen and unseen damage."""
+STATE, SENSORS = 1 + 15 + 14, 4 + 3
+TARGET = 1000.0
+"""Where the quadruped walks to on the x-axis, in metres."""
+
+
+def body(feet: Mapping[int, float]) -> str:
+    """The MJCF of a body with some feet of another length.
+
+    Raises:
+        RefigureError: No such leg.
+    """
+    if unknown := sorted(set(feet) - {1, 2, 3, 4}):
+        raise RefigureError(f"a quadruped has legs 1 to 4, not {unknown[0]}")
+    legs = ""
+    for number, (x, y, axis, sign) in enumerate(LEGS, 1):
+        foot, limits = feet.get(number, 0.4), "30 100" if sign > 0 else "-100 -30"
+        legs += f"""
+      <geom type="capsule" fromto="0 0 0 {0.2 * x} {0.2 * y} 0"/>
+      <body name="hip{number}" pos="{0.2 * x} {0.2 * y} 0">
+        <joint name="hip{number}" axis="0 0 1" range="-40 40"/>
+        <geom type="capsule" fromto="0 0 0 {0.2 * x} {0.2 * y} 0"/>
+        <body name="foot{number}" pos="{0.2 * x} {0.2 * y} 0">
+          <joint name="ankle{number}" axis="{axis} 1 0" range="{limits}"/>
+          <geom type="capsule" fromto="0 0 0 {foot * x} {foot * y} 0"/>
+          <site name="foot{number}" type="capsule" size="0.1" fromto="0 0 0 {foot * x} {foot * y} 0"/>
+        </body>
+      </body>"""
+    joints = [f"{kind}{number}" for number in range(1, 5) for kind in ("hip", "ankle")]
+    motors = "".join(f'<motor joint="{name}" gear="{TORQUE}"/>' for name in joints)
+    touches = "".join(f'<touch site="foot{number}"/>' for number in range(1, 5))
+    return f"""
+<mujoco>
+  <compiler angle="degree"/>
+  <option timestep="{STEP / SUBSTEPS}" integrator="implicitfast"/>
+  <default>
+    <geom density="1000" size="0.08" friction="1.2 0.005 0.0001" contype="1" conaffinity="0" condim="3"/>
+    <joint armature="0.1" damping="2" limited="true"/>
+    <motor ctrlrange="-1 1" ctrllimited="true"/>
+  </default>
+  <worldbody>
+    <geom type="plane" size="0 0 1" contype="0" conaffinity="1"/>
+    <body name="torso" pos="0 0 0.75">
+      <freejoint/>
+      <geom type="sphere" size="0.25"/>{legs}
+    </body>
+  </worldbody>
+  <actuator>{motors}</actuator>
+  <sensor>{touches}<subtreecom body="torso"/></sensor>
+</mujoco>"""
+
+
+@cache
+def _model(name: str) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_string(body(BODIES[name]))
+
+
+class Herd:
+    """Quadrupeds that live at once, each with a body.
+
+    Arguments:
+        bodies: Names of `BODIES`, one for each.
+    """
+
+    def __init__(self, bodies: Sequence[str]) -> None:
+        self.models = [_model(name) for name in bodies]
+        self.data = mujoco.MjData(self.models[0])
+        self.limits = self.models[0].jnt_range[1:].copy()
+        self.state = np.zeros((len(bodies), 1, STATE))
+        self.sensors = np.zeros((len(bodies), 1, SENSORS))
+        self.observations = np.zeros((len(bodies), 28), np.float32)
+        self.rollout = mujoco.rollout.Rollout(nthread=0)
+
+    def reset(self, rng: np.random.Generator) -> Float[np.ndarray, "N 28"]:
+        """Stand all of them in the air, joints drawn anew from U(-0.1, 0.1); returns the first observation."""
+        self.state[:] = 0
+        self.state[:, 0, 3:8] = (0.75, 1, 0, 0, 0)
+        self.state[:, 0, 8:16] = rng.uniform(-0.1, 0.1, (len(self.state), 8))
+        self.sensors[:] = 0
+        _observe(self.state[:, -1], self.sensors[:, -1], self.limits, self.observations)
+        return self.observations
+
+    def step(self, actions: Float[np.ndarray, "N 8"]) -> tuple[Float[np.ndarray, "N 28"], Float[np.ndarray, " N"]]:
+        """Act for one step; returns observations and progress, in metres a second."""
+        before = self.sensors[:, -1, 4].copy()
+        controls = np.repeat(actions[:, None].astype(np.float64), SUBSTEPS, 1)
+        self.state, self.sensors = self.rollout.rollout(self.models, self.data, self.state[:, -1].copy(), controls)
+        _observe(self.state[:, -1], self.sensors[:, -1], self.limits, self.observations)
+        return self.observations, (self.sensors[:, -1, 4] - before) / STEP
+
+
+@numba.njit(fastmath=True)
+def _observe(state: np.ndarray, sensors: np.ndarray, limits: np.ndarray, out: np.ndarray) -> None:
+    """What each quadruped senses (28 numbers, PyBullet's), cut at 5."""
+    for n in range(len(state)):
+        x, y, z, qw, qx, qy, qz = state[n, 1:8]
+        velocity = state[n, 16:30]
+        yaw = np.arctan2(2 * (qw * qz + qx * qy), 1 - 2 * (qy * qy + qz * qz))
+        roll = np.arctan2(2 * (qw * qx + qy * qz), 1 - 2 * (qx * qx + qy * qy))
+        pitch = np.arcsin(min(1.0, max(-1.0, 2 * (qw * qy - qz * qx))))
+        angle = np.arctan2(-y, TARGET - x) - yaw
+        out[n, 0] = z - 0.75
+        out[n, 1], out[n, 2] = np.sin(angle), np.cos(angle)
+        out[n, 3] = 0.3 * (np.cos(yaw) * velocity[0] + np.sin(yaw) * velocity[1])
+        out[n, 4] = 0.3 * (np.cos(yaw) * velocity[1] - np.sin(yaw) * velocity[0])
+        out[n, 5] = 0.3 * velocity[2]
+        out[n, 6], out[n, 7] = roll, pitch
+        for joint in range(8):
+            low, high = limits[joint]
+            out[n, 8 + 2 * joint] = (2 * state[n, 8 + joint] - low - high) / (high - low)
+            out[n, 9 + 2 * joint] = 0.1 * velocity[6 + joint]
+        for foot in range(4):
+            out[n, 24 + foot] = 1.0 if sensors[n, foot] > 0 else 0.0
+        for i in range(28):
+            out[n, i] = min(5.0, max(-5.0, out[n, i]))
