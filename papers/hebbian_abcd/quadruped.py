@@ -117,6 +117,12 @@ class Herd:
         return self.observations, (self.sensors[:, -1, 4] - before) / STEP
 
 
+    def select(self, keep: np.ndarray) -> None:
+        """Go on with some of them alone."""
+        self.models = [model for model, kept in zip(self.models, keep, strict=True) if kept]
+        self.state, self.sensors, self.observations = self.state[keep], self.sensors[keep], self.observations[keep]
+
+
 @numba.njit(fastmath=True)
 def _observe(state: np.ndarray, sensors: np.ndarray, limits: np.ndarray, out: np.ndarray) -> None:
     """What each quadruped senses (28 numbers, PyBullet's), cut at 5."""
