@@ -109,6 +109,21 @@ def test_a_method_that_the_opening_does_not_execute_must_be_replayed_whole(toy: 
     assert "main.py: Kit changed, and the 2 lines that are replayed do not execute it" in line
 
 
+def test_rewritten_settings_of_the_same_values_are_executed_in_an_opening(toy: Toy) -> None:
+    """Their checks run before the training does, and an alias for names is not executed at all."""
+    toy.finished()
+    toy.edit("papers/toy_paper/config.py", 'Literal["none", "crash", "bad end", "bad log", "short"]', "Fault")
+    toy.edit(
+        "papers/toy_paper/config.py",
+        "@dataclass",
+        'Fault = Literal["none", "crash", "bad end", "bad log", "short"]\n\n\n@dataclass',
+    )
+    toy.edit("papers/toy_paper/config.py", "if self.steps < 1:", "if not self.steps >= 1:")
+    plan.forget()
+    (line,) = carry("toy_paper", "main")
+    assert "carried from" in line
+
+
 def test_a_replay_of_another_time_is_made_again(toy: Toy) -> None:
     before = toy.finished()
     rewrite(toy, READABLE)

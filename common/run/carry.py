@@ -31,7 +31,7 @@ import numpy as np
 from common import atomic
 from common.errors import RefigureError
 from common.room import spec
-from common.room.config import to_dict
+from common.room.config import build, to_dict
 from common.room.digest import Definition, changed
 from common.room.identity import Identity
 from common.room.plan import PlannedRun, plan
@@ -189,6 +189,7 @@ def replay(today: PlannedRun, folder: Path) -> None:
     outcome, stack = None, set[CodeType]()  # of a training that came to its end; of one that did not
     sys.setprofile(lambda frame, event, _: executed.add(frame.f_code) if event == "call" else None)
     try:
+        build(type(today.config), to_dict(today.config), "carry")  # the settings' own checks are executed, too
         outcome, _ = trained(today, recorder, parent)
     except _OpeningEnds as end:
         stack = {frame.f_code for frame, _ in traceback.walk_tb(end.__traceback__)}
@@ -217,13 +218,14 @@ def replay(today: PlannedRun, folder: Path) -> None:
 def _not_executed(definitions: Sequence[Definition], executed: Collection[CodeType]) -> list[str]:
     """Those of some definitions of which a function was not entered, or which no code names that was entered.
 
-    A function that an opening enters and does not end, as `train` itself, counts as executed; the entry names it.
+    A function that an opening enters and does not end, as `train` itself, counts as executed; the entry names it. An
+    alias for the names that a setting may have says nothing beyond the settings, which are compared.
     """
     entered, named = _places(executed), {name for code in executed for name in code.co_names}
     unseen = []
     for file, name in definitions:
         functions = _functions(file, name)
-        if not (functions <= entered if functions else name in named):
+        if not (functions <= entered if functions else name in named or _is_literal(file, name)):
             unseen.append(f"{file}: {name}")
     return unseen
 
@@ -242,6 +244,16 @@ def _functions(file: str, name: str) -> set[tuple[str, str]]:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return {(path, f"{name}.{part.name}") for part in node.body if isinstance(part, ast.FunctionDef)}
     return set()
+
+
+def _is_literal(file: str, name: str) -> bool:
+    """Whether a top-level definition of a file is `NAME = Literal[...]`."""
+    return any(
+        isinstance(node, ast.Assign)
+        and ast.unparse(node.targets[0]) == name
+        and ast.unparse(node.value).startswith("Literal[")
+        for node in ast.parse((spec.root() / file).read_text(encoding="utf-8")).body
+    )
 
 
 def _compare_ends(run: FinishedRun, outcome: Any, clocked: Sequence[str]) -> None:
