@@ -3,24 +3,30 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["BODIES", "Evolve"]
+__all__ = ["BODIES", "Drive", "Evaluate", "Evolution", "Share", "Walk"]
 
+Rule = Literal[
+    "A", "AD", "AD_lr", "ABC", "ABC_lr", "ABCD", "ABCD_lr", "ABCD_lr_D_out", "ABCD_lr_D_in_and_out"
+]  # fmt: skip
 BODIES = ("standard", "right", "left")
 """The quadruped, and the quadruped with a short foot in front, right (seen in evolution) or left (never seen)."""
 
 
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not all(number > 0 for number in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{name} must be positive, not {value}")
+
+
 @dataclass(frozen=True)
-class Evolve:
-    """Evolution of plasticity coefficients, or of static weights, for walking (sections 3 and 4)."""
+class Evolution:
+    """Evolution of plasticity coefficients, or of static weights (section 3.3)."""
 
     learner: Literal["hebbian", "static"] = "hebbian"
-    """What is evolved: five coefficients of every synapse, or its weight."""
-    rule: str = "ABCD_lr"
-    """The plasticity rule, one of `plasticity.RULES` (paper: ABCD with an evolved learning rate)."""
-    engine: Literal["pybullet", "mujoco"] = "pybullet"
-    """What simulates the quadruped (paper: PyBullet)."""
-    bodies: tuple[str, ...] = ("standard", "right")
-    """Bodies that a member must walk with; its fitness is the mean over them."""
+    """What is evolved: the coefficients of every synapse, or its weight."""
+    rule: Rule = "ABCD_lr"
+    """The plasticity rule (paper: ABCD with an evolved learning rate)."""
     hidden: tuple[int, ...] = (128, 64)
     """Neurons of the hidden layers (paper)."""
     population: int = 500
@@ -28,7 +34,7 @@ class Evolve:
     generations: int = 300
     """Generations (official code)."""
     steps: int = 960
-    """Steps of a life after the settling phase (official code: 1,000 with it)."""
+    """Longest life in steps of the policy (official code: 1,000 steps, of a quadruped 40 to settle)."""
     rate: float = 0.2
     """Initial learning rate; times 0.995 a generation while above 0.001 (official code)."""
     sigma: float = 0.1
@@ -43,14 +49,81 @@ class Evolve:
     """Whether every layer is divided by its largest weight after each step (official code: not for the quadruped)."""
 
     def __post_init__(self) -> None:
-        for name in ("population", "generations", "steps", "rate", "sigma", "spread", "birth"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        _positive(self, "hidden", "population", "generations", "steps", "rate", "sigma", "spread", "birth")
         if self.population % 2:
             raise ValueError(f"population must be even, for members come in mirrored pairs, not {self.population}")
-        if unknown := [name for name in self.bodies if name not in BODIES]:
-            raise ValueError(f"bodies: no {unknown[0]!r}; there are {', '.join(BODIES)}")
-        if not self.bodies or any(width < 1 for width in self.hidden):
-            raise ValueError("bodies must name at least one body, hidden must be widths")
         if self.penalty < 0:
             raise ValueError(f"penalty must be 0 or positive, not {self.penalty}")
+
+
+@dataclass(frozen=True)
+class Walk(Evolution):
+    """Evolution of a quadruped that walks (section 3.5)."""
+
+    engine: Literal["pybullet", "mujoco"] = "pybullet"
+    """What simulates the quadruped (paper: PyBullet)."""
+    bodies: tuple[str, ...] = ("standard", "right")
+    """Bodies that a member must walk with; its fitness is the mean over them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := [name for name in self.bodies if name not in BODIES]:
+            raise ValueError(f"bodies: no {unknown[0]!r}; there are {', '.join(BODIES)}")
+        if not self.bodies:
+            raise ValueError("bodies must name at least one body")
+
+
+@dataclass(frozen=True)
+class Drive(Evolution):
+    """Evolution of a driver that sees pictures (section 3.5)."""
+
+    population: int = 200
+    """N, members of a generation (official code)."""
+    steps: int = 1000
+    """Longest drive in frames (official code)."""
+    normalise: bool = True
+    """Whether every layer is divided by its largest weight after each step (official code)."""
+    tracks: int = 100
+    """Tracks on which the evolved driver is tested (paper: 100, from memory)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "tracks")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What an evolved quadruped does on each body, and what becomes of it when its weights are destroyed."""
+
+    lifetimes: int = 100
+    """Lives on each body and under each condition, each with birth weights of its own."""
+    steps: int = 0
+    """Steps of a life; 0 for as many as in evolution."""
+    damage: int = 200
+    """Step before which weights are destroyed."""
+    window: int = 50
+    """Steps for which all weights are held at zero, under the condition of that name."""
+    frozen: int = 100
+    """Step from which weights stay as they are, under the condition of that name."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "lifetimes", "damage", "window", "frozen")
+        if self.steps < 0:
+            raise ValueError(f"steps must be 0 or positive, not {self.steps}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """How far an evolved quadruped walks when its synapses share fewer and fewer rules, without further evolution."""
+
+    rules: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
+    """Numbers R of rules into which those of all synapses are merged by k-means."""
+    lifetimes: int = 64
+    """Lives on each body."""
+    steps: int = 0
+    """Steps of a life; 0 for as many as in evolution."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "rules", "lifetimes")
+        if self.steps < 0:
+            raise ValueError(f"steps must be 0 or positive, not {self.steps}")

@@ -1,15 +1,15 @@
 """`PlasticMLP.step` of a whole population, and faster: each row of weights is read and written once.
 
 A neuron's activation is known once its row has been summed, so the row learns while it is still in the cache. Weights
-and coefficients are packed: a member's layers one after the other, each (post, pre). A layer that is to be divided by its
-largest weight is divided when it is read next.
+and coefficients are packed: a member's layers one after the other, each (post, pre). A layer that is to be divided by
+its largest weight is divided when it is read next.
 """
 
 import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["live_step"]
+__all__ = ["live_step", "still_step"]
 
 
 @numba.njit(fastmath=True, cache=False)
@@ -60,4 +60,34 @@ def live_step(
             scales[member, layer] = 1 / largest if normalise else np.float32(1)
             inputs, outputs = outputs, inputs
             start += n * m
+        actions[member] = inputs[: sizes[-1]]
+
+
+@numba.njit(fastmath=True, cache=False)
+def still_step(
+    weights: Float[np.ndarray, "N S"],
+    scales: Float[np.ndarray, "N L"],
+    x: Float[np.ndarray, "N n"],
+    sizes: Int[np.ndarray, " L+1"],
+    raw: bool,
+    actions: Float[np.ndarray, "N m"],
+) -> None:
+    """The same for weights that do not change. Arguments as of `live_step`."""
+    widest = 0
+    for size in sizes:
+        widest = max(widest, size)
+    inputs, outputs = np.empty(widest, weights.dtype), np.empty(widest, weights.dtype)
+    for member in range(len(weights)):
+        inputs[: sizes[0]] = x[member]
+        start = 0
+        for layer in range(len(sizes) - 1):
+            n = sizes[layer]
+            for j in range(sizes[layer + 1]):
+                total = np.float32(0)
+                for i in range(n):
+                    total += weights[member, start + i] * inputs[i]
+                total *= scales[member, layer]
+                outputs[j] = total if raw and layer == len(sizes) - 2 else np.tanh(total)
+                start += n
+            inputs, outputs = outputs, inputs
         actions[member] = inputs[: sizes[-1]]

@@ -1,21 +1,24 @@
-"""Lifetimes of a population on a body: fresh weights, a policy that changes itself, progress step by step (section 3.3).
+"""Lifetimes of quadrupeds: fresh weights, a policy that changes itself, progress step by step (section 3.3).
 
-Who has stopped early is not simulated further: the others are packed together.
+Lives that have ended are not simulated further: the others are packed together.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from papers.hebbian_abcd.fast_plasticity import live_step
-from papers.hebbian_abcd.quadruped import Herd
+from papers.hebbian_abcd.fast_plasticity import live_step, still_step
 
-__all__ = ["Lifetimes", "live"]
+if TYPE_CHECKING:
+    from papers.hebbian_abcd.bullet import BulletHerd
+    from papers.hebbian_abcd.quadruped import Herd
+
+__all__ = ["Lifetimes", "herd_of", "live"]
 
 SETTLING = 40
-"""Steps without action, in which the quadruped falls to the floor; their observations are thrown away (official code)."""
+"""Steps without action, in which the quadruped falls to the floor and sees nothing (official code)."""
 SHELTERED = 201
 """First steps of a life in which nothing stops it, not even a fall (official code)."""
 LOW = 0.26
@@ -33,23 +36,38 @@ class Lifetimes(NamedTuple):
     """Steps lived."""
 
 
+def herd_of(engine: str, bodies: Sequence[str]) -> "Herd | BulletHerd":
+    """Quadrupeds with these bodies, in PyBullet or MuJoCo."""
+    if engine == "pybullet":
+        from papers.hebbian_abcd.bullet import BulletHerd
+
+        return BulletHerd(bodies)
+    from papers.hebbian_abcd.quadruped import Herd
+
+    return Herd(bodies)
+
+
 def live(
-    bodies: Sequence[str],
+    herd: "Herd | BulletHerd",
     weights: Float[np.ndarray, "N S"],
-    coefficients: Float[np.ndarray, "N 4 S"],
+    coefficients: Float[np.ndarray, "N 4 S"] | None,
     sizes: Sequence[int],
     steps: int,
     rng: np.random.Generator,
-    perturb: Callable[[int, Float[np.ndarray, "N S"]], None] | None = None,
+    *,
+    normalise: bool = False,
+    stops: bool = True,
+    disturb: Callable[[int, Float[np.ndarray, "N S"]], bool] = lambda step, weights: True,
 ) -> Lifetimes:
     """Lives of N quadrupeds from given birth weights, which change in place.
 
     Arguments:
-        coefficients: eta A, eta B, eta C, eta D; zeros for static weights.
-        perturb: Called before each step with its number and the weights, to damage them.
+        coefficients: eta A, eta B, eta C, eta D; None for static weights.
+        normalise: Whether every layer is divided by its largest weight after each step.
+        stops: Whether a life ends early after a fall or a walk backwards.
+        disturb: Called before each step with its number and the weights, to damage them; says whether they learn in it.
     """
-    herd = Herd(bodies)
-    count, layers = len(bodies), np.array(sizes)
+    count, layers = len(weights), np.array(sizes)
     scales, actions = np.ones((count, len(sizes) - 1), np.float32), np.zeros((count, sizes[-1]), np.float32)
     observations = herd.reset(rng).copy()  # the first step sees what was there before the settling (official code)
     for _ in range(SETTLING):
@@ -57,23 +75,23 @@ def live(
     alive = np.arange(count)
     progress, lengths, backwards = np.zeros((steps, count), np.float32), np.full(count, steps), np.zeros(count, int)
     for step in range(steps):
-        if perturb is not None:
-            perturb(step, weights)
-        live_step(weights, scales, coefficients, observations, layers, False, False, actions)
-        observations, moved = herd.step(actions)
-        progress[step, alive] = moved
-        backwards = np.where(moved < 0, backwards + 1, 0)
-        if step >= SHELTERED:
-            ended = (herd.state[:, -1, 3] <= LOW) | (backwards > BACKWARDS)
+        if disturb(step, weights) and coefficients is not None:
+            live_step(weights, scales, coefficients, observations, layers, False, normalise, actions)
+        else:
+            still_step(weights, scales, observations, layers, False, actions)
+        observations, speed = herd.step(actions)
+        progress[step, alive] = speed
+        backwards = np.where(speed < 0, backwards + 1, 0)
+        if stops and step >= SHELTERED:
+            ended = (herd.heights <= LOW) | (backwards > BACKWARDS)
             if ended.any():
                 lengths[alive[ended]] = step + 1
-                keep = ~ended
-                alive, backwards = alive[keep], backwards[keep]
-                weights, coefficients, scales, actions = (
-                    array[keep] for array in (weights, coefficients, scales, actions)
-                )
-                herd.select(keep)
-                observations = herd.observations
-                if not len(alive):
+                if ended.all():
                     break
+                alive, backwards, weights, scales, actions = (
+                    array[~ended] for array in (alive, backwards, weights, scales, actions)
+                )
+                coefficients = None if coefficients is None else coefficients[~ended]
+                herd.select(~ended)
+                observations = herd.observations
     return Lifetimes(progress, lengths)

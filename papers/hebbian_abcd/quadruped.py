@@ -1,8 +1,8 @@
 """The quadruped: PyBullet's ant in MuJoCo, a population at once (the stand-in of scale cpu).
 
 Masses, limbs, torques, observation and progress are those of `AntBulletEnv-v0`; contacts, friction and joints are
-MuJoCo's, so metres do not compare with the paper's. It walks towards +x: leg 1 is its left front, 2 its left rear, 3 its
-right rear, 4 its right front.
+MuJoCo's, so metres do not compare with the paper's. It walks towards +x: leg 1 is its left front, 2 its left rear, 3
+its right rear, 4 its right front.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,6 +91,9 @@ class Herd:
     """
 
     def __init__(self, bodies: Sequence[str]) -> None:
+        unknown = [name for name in bodies if name not in BODIES]
+        if unknown:
+            raise RefigureError(f"no body {unknown[0]!r}; there are {', '.join(BODIES)}")
         self.models = [_model(name) for name in bodies]
         self.data = mujoco.MjData(self.models[0])
         self.limits = self.models[0].jnt_range[1:].copy()
@@ -116,6 +119,20 @@ class Herd:
         _observe(self.state[:, -1], self.sensors[:, -1], self.limits, self.observations)
         return self.observations, (self.sensors[:, -1, 4] - before) / STEP
 
+    @property
+    def heights(self) -> Float[np.ndarray, " N"]:
+        """Heights of the torsos in metres."""
+        return self.state[:, -1, 3]
+
+    def posture(self) -> Float[np.ndarray, "13 2 3"]:
+        """Ends of the torso, a point twice, and of the twelve leg capsules of the first quadruped, in metres."""
+        model, data = self.models[0], self.data
+        data.qpos[:] = self.state[0, -1, 1:16]
+        mujoco.mj_kinematics(model, data)
+        capsules = model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE
+        axes = data.geom_xmat[capsules].reshape(-1, 3, 3)[..., 2] * model.geom_size[capsules, 1:2]
+        ends = np.stack([data.geom_xpos[capsules] - axes, data.geom_xpos[capsules] + axes], 1)
+        return np.concatenate([np.tile(data.qpos[:3], (1, 2, 1)), ends])
 
     def select(self, keep: np.ndarray) -> None:
         """Go on with some of them alone."""

@@ -1,0 +1,170 @@
+"""The quadruped in PyBullet: `AntBulletEnv-v0`, the paper's own environment, without gym (scale paper).
+
+Facts are those of `pybullet_envs` 3.2.7. Each member has a simulator of its own (about 28 MB; PyBullet allows 1,024 in a
+process), so none disturbs another, and a member walks as it would alone.
+"""
+
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from common.errors import RefigureError
+from papers.hebbian_abcd.quadruped import BODIES, LEGS, STEP, TARGET, TORQUE
+
+try:
+    import pybullet
+    import pybullet_data
+except ModuleNotFoundError:
+    pybullet = None
+
+__all__ = ["BulletHerd", "ant"]
+
+SUBSTEPS, ITERATIONS = 4, 5
+"""Of the contact solver in each step of the policy: substeps, and iterations in each of them."""
+FLOOR, ANT = 0, 1
+"""Numbers of the two bodies in a simulator, in the order of loading."""
+JOINTS = (1, 3, 6, 8, 11, 13, 16, 18)
+"""Links whose joints move: hip 1, ankle 1 ... hip 4, ankle 4. The others are welded to their parents."""
+FEET = (4, 9, 14, 19)
+LINKS = range(20)
+PARTS = len(LINKS) + 2
+"""Body parts that the environment averages: the links (massless ones too), the torso and, from the first step on, the
+floor at the origin. Speeds are therefore 21/22 of those of the quadruped's own mean part."""
+
+_idle: list[int] = []  # simulators of herds that are gone: starting one takes as long as sixty steps
+
+
+def ant(feet: Mapping[int, float]) -> str:
+    """The shipped MJCF with some feet of another length (0.4 as shipped, times the root of 2, in metres), by leg.
+
+    Raises:
+        RefigureError: No such leg.
+    """
+    if unknown := sorted(set(feet) - {1, 2, 3, 4}):
+        raise RefigureError(f"a quadruped has legs 1 to 4, not {unknown[0]}")
+    xml = Path(pybullet_data.getDataPath(), "mjcf", "ant.xml").read_text()
+    for leg, length in feet.items():
+        x, y = LEGS[leg - 1][:2]
+        xml = xml.replace(f'"0.0 0.0 0.0 {0.4 * x} {0.4 * y} 0.0"', f'"0.0 0.0 0.0 {length * x} {length * y} 0.0"')
+    return xml
+
+
+class BulletHerd:
+    """Quadrupeds that live at once, each with a body; the same methods as `quadruped.Herd`.
+
+    Arguments:
+        bodies: Names of `BODIES`, one for each.
+
+    Raises:
+        RefigureError: PyBullet is not installed, or no such body.
+    """
+
+    def __init__(self, bodies: Sequence[str]) -> None:
+        if pybullet is None:
+            raise RefigureError("engine pybullet is not installed: pip install pybullet==3.2.7")
+        if unknown := [name for name in bodies if name not in BODIES]:
+            raise RefigureError(f"no body {unknown[0]!r}; there are {', '.join(BODIES)}")
+        self.models = [ant(BODIES[name]) for name in bodies]
+        self.clients = [_idle.pop() if _idle else pybullet.connect(pybullet.DIRECT) for _ in bodies]
+        weakref.finalize(self, _idle.extend, self.clients)
+        self.torsos = np.zeros((len(bodies), 3, 3))  # position, roll pitch yaw, velocity
+        self.joints = np.zeros((len(bodies), 8, 2))  # angle, angular velocity
+        self.sums = np.zeros((len(bodies), 2))  # of the x and y of all parts
+        self.contacts = np.zeros((len(bodies), 4))
+        self.distances = np.zeros(len(bodies))
+        self.observations = np.zeros((len(bodies), 28), np.float32)
+
+    def reset(self, rng: np.random.Generator) -> Float[np.ndarray, "N 28"]:
+        """Stand all of them in the air, joints drawn anew from U(-0.1, 0.1); returns the first observation."""
+        angles = rng.uniform(-0.1, 0.1, (len(self.clients), 8))
+        self.contacts[:] = 0
+        for member, (client, model) in enumerate(zip(self.clients, self.models, strict=True)):
+            limits = _build(client, model, angles[member])
+            self._sense(member, client)
+        self.middle, self.half = limits.mean(1), (limits[:, 1] - limits[:, 0]) / 2
+        self._observe(PARTS - 1)
+        return self.observations
+
+    def step(self, actions: Float[np.ndarray, "N 8"]) -> tuple[Float[np.ndarray, "N 28"], Float[np.ndarray, " N"]]:
+        """Act for one step; returns observations, whose contacts are of the step before, and progress in m/s."""
+        torques, contacts = (TORQUE * np.clip(actions, -1, 1).astype(float)).tolist(), np.zeros_like(self.contacts)
+        for member, (client, forces) in enumerate(zip(self.clients, torques, strict=True)):
+            pybullet.setJointMotorControlArray(
+                ANT, JOINTS, pybullet.TORQUE_CONTROL, forces=forces, physicsClientId=client
+            )
+            pybullet.stepSimulation(physicsClientId=client)
+            self._sense(member, client)
+            for contact in pybullet.getContactPoints(ANT, FLOOR, physicsClientId=client):
+                if contact[3] in FEET:
+                    contacts[member, FEET.index(contact[3])] = 1
+        before = self.distances
+        self._observe(PARTS)
+        self.contacts = contacts
+        return self.observations, (before - self.distances) / STEP
+
+    @property
+    def heights(self) -> Float[np.ndarray, " N"]:
+        """Heights of the torsos in metres."""
+        return self.torsos[:, 0, 2]
+
+    def select(self, keep: Bool[np.ndarray, " N"]) -> None:
+        """Go on with some of them alone."""
+        _idle.extend(client for client, kept in zip(self.clients, keep, strict=True) if not kept)
+        self.clients[:] = [client for client, kept in zip(self.clients, keep, strict=True) if kept]
+        self.models = [model for model, kept in zip(self.models, keep, strict=True) if kept]
+        for name in ("torsos", "joints", "sums", "contacts", "distances", "observations"):
+            setattr(self, name, getattr(self, name)[keep])
+
+    def _sense(self, member: int, client: int) -> None:
+        """Read a member's state from its simulator."""
+        position, orientation = pybullet.getBasePositionAndOrientation(ANT, physicsClientId=client)
+        velocity, _ = pybullet.getBaseVelocity(ANT, physicsClientId=client)
+        links = [link[0] for link in pybullet.getLinkStates(ANT, LINKS, physicsClientId=client)]
+        joints = [joint[:2] for joint in pybullet.getJointStates(ANT, JOINTS, physicsClientId=client)]
+        self.torsos[member] = position, pybullet.getEulerFromQuaternion(orientation), velocity
+        self.joints[member] = joints
+        self.sums[member] = position[0] + sum(x for x, _, _ in links), position[1] + sum(y for _, y, _ in links)
+
+    def _observe(self, parts: int) -> None:
+        """What each quadruped senses (28 numbers), cut at 5, and its distance from the target in metres."""
+        (vx, vy, vz), (roll, pitch, yaw) = self.torsos[:, 2].T, self.torsos[:, 1].T
+        x, y = self.sums.T / parts
+        self.distances, angle = np.hypot(TARGET - x, y), np.arctan2(-y, TARGET - x) - yaw
+        forward, left = np.cos(yaw) * vx + np.sin(yaw) * vy, np.cos(yaw) * vy - np.sin(yaw) * vx
+        self.observations[:, :8] = np.stack(
+            [self.heights - 0.75, np.sin(angle), np.cos(angle), 0.3 * forward, 0.3 * left, 0.3 * vz, roll, pitch], 1
+        )
+        self.observations[:, 8:24:2] = (self.joints[..., 0] - self.middle) / self.half
+        self.observations[:, 9:24:2] = 0.1 * self.joints[..., 1]
+        self.observations[:, 24:] = self.contacts
+        np.clip(self.observations, -5, 5, out=self.observations)
+
+
+def _build(client: int, model: str, angles: Float[np.ndarray, " 8"]) -> Float[np.ndarray, "8 2"]:
+    """Lay the floor and stand a quadruped on nothing, with free joints at some angles; returns the joints' limits."""
+    here = {"physicsClientId": client}
+    pybullet.resetSimulation(**here)
+    pybullet.setPhysicsEngineParameter(
+        fixedTimeStep=STEP,
+        numSubSteps=SUBSTEPS,
+        numSolverIterations=ITERATIONS,
+        deterministicOverlappingPairs=1,
+        **here,
+    )
+    pybullet.setGravity(0, 0, -9.8, **here)
+    pybullet.setDefaultContactERP(0.9, **here)
+    pybullet.loadSDF(str(Path(pybullet_data.getDataPath(), "plane_stadium.sdf")), **here)
+    pybullet.changeDynamics(FLOOR, -1, lateralFriction=0.8, restitution=0.5, **here)
+    flags = pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
+    with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
+        file.write(model)
+        file.flush()
+        pybullet.loadMJCF(file.name, flags=flags, **here)
+    for joint, angle in zip(JOINTS, angles, strict=True):
+        pybullet.resetJointState(ANT, joint, angle, **here)
+    pybullet.setJointMotorControlArray(ANT, JOINTS, pybullet.POSITION_CONTROL, forces=[0] * 8, **here)
+    return np.array([pybullet.getJointInfo(ANT, joint, **here)[8:10] for joint in JOINTS])

@@ -1,0 +1,51 @@
+"""Evolution of a quadruped that walks on two bodies (sections 3 and 4)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from common.train.recorder import Outcome, Recorder
+from common.train.seeding import numpy_rng
+from papers.hebbian_abcd.config import Walk
+from papers.hebbian_abcd.evolution import Genome, birth, evolve, first_genome
+from papers.hebbian_abcd.lifetime import herd_of, live
+
+__all__ = ["sizes_of", "train"]
+
+INPUTS, OUTPUTS = 28, 8
+
+
+def sizes_of(config: Walk) -> tuple[int, ...]:
+    """Neurons of each layer, inputs first."""
+    return (INPUTS, *config.hidden, OUTPUTS)
+
+
+def train(config: Walk, seeds: Sequence[int], run: Recorder) -> Outcome:
+    """Evolve one centre."""
+    (seed,) = seeds
+
+    def fitness_of(population: Genome, generation: int) -> tuple[Float[np.ndarray, " N"], Mapping[str, float]]:
+        """The mean distance over bodies, each with a life of its own."""
+        distances, lived = [], 0
+        for body in config.bodies:
+            rng = numpy_rng(seed, "life", generation, body)
+            weights, changes = birth(config, population["plastic"], rng)
+            herd = herd_of(config.engine, [body] * config.population)
+            lives = live(herd, weights, changes, sizes_of(config), config.steps, rng, normalise=config.normalise)
+            distances.append(lives.progress.sum(0))
+            lived += int(lives.lengths.sum())
+        return np.mean(distances, 0), {"steps": float(lived)}
+
+    centre = evolve(config, first_genome(config, sizes_of(config), seed), fitness_of, seed, run)
+    return Outcome(
+        metrics={"parameters": [centre["plastic"].size]},
+        arrays={"histogram": _histogram(config, centre["plastic"])},
+        parameters=centre,
+    )
+
+
+def _histogram(config: Walk, plastic: Float[np.ndarray, "..."]) -> Float[np.ndarray, "1 K 80"]:
+    """Of each coefficient how many synapses have a value in each of 80 bins from -4 to 4."""
+    rows = plastic.reshape(-1, plastic.shape[-1])
+    return np.stack([np.histogram(row, 80, (-4, 4))[0] for row in rows])[None]
