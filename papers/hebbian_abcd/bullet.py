@@ -1,7 +1,7 @@
 """The quadruped in PyBullet: `AntBulletEnv-v0`, the paper's own environment, without gym (scale paper).
 
-Facts are those of `pybullet_envs` 3.2.7. Each member has a simulator of its own (about 28 MB; PyBullet allows 1,024 in a
-process), so none disturbs another, and a member walks as it would alone.
+Facts are those of `pybullet_envs` 3.2.7. Each member has a simulator of its own (about 28 MB; PyBullet allows 1,024 in
+a process), so none disturbs another, and a member walks as it would alone.
 """
 
 import tempfile
@@ -33,9 +33,9 @@ FEET = (4, 9, 14, 19)
 LINKS = range(20)
 PARTS = len(LINKS) + 2
 """Body parts that the environment averages: the links (massless ones too), the torso and, from the first step on, the
-floor at the origin. Speeds are therefore 21/22 of those of the quadruped's own mean part."""
+floor at the origin. Progress is therefore 21/22 of that of the quadruped's own mean part."""
 
-_idle: list[int] = []  # simulators of herds that are gone: starting one takes as long as sixty steps
+_idle: list[int] = []  # simulators of herds that are gone: starting one takes as long as fifty steps
 
 
 def ant(feet: Mapping[int, float]) -> str:
@@ -54,7 +54,7 @@ def ant(feet: Mapping[int, float]) -> str:
 
 
 class BulletHerd:
-    """Quadrupeds that live at once, each with a body; the same methods as `quadruped.Herd`.
+    """Quadrupeds that live at once, each with a body; the methods of `quadruped.Herd`.
 
     Arguments:
         bodies: Names of `BODIES`, one for each.
@@ -73,7 +73,7 @@ class BulletHerd:
         weakref.finalize(self, _idle.extend, self.clients)
         self.torsos = np.zeros((len(bodies), 3, 3))  # position, roll pitch yaw, velocity
         self.joints = np.zeros((len(bodies), 8, 2))  # angle, angular velocity
-        self.sums = np.zeros((len(bodies), 2))  # of the x and y of all parts
+        self.links = np.zeros((len(bodies), len(LINKS), 3))  # centres of mass
         self.contacts = np.zeros((len(bodies), 4))
         self.distances = np.zeros(len(bodies))
         self.observations = np.zeros((len(bodies), 28), np.float32)
@@ -116,23 +116,21 @@ class BulletHerd:
         _idle.extend(client for client, kept in zip(self.clients, keep, strict=True) if not kept)
         self.clients[:] = [client for client, kept in zip(self.clients, keep, strict=True) if kept]
         self.models = [model for model, kept in zip(self.models, keep, strict=True) if kept]
-        for name in ("torsos", "joints", "sums", "contacts", "distances", "observations"):
+        for name in ("torsos", "joints", "links", "contacts", "distances", "observations"):
             setattr(self, name, getattr(self, name)[keep])
 
     def _sense(self, member: int, client: int) -> None:
         """Read a member's state from its simulator."""
         position, orientation = pybullet.getBasePositionAndOrientation(ANT, physicsClientId=client)
         velocity, _ = pybullet.getBaseVelocity(ANT, physicsClientId=client)
-        links = [link[0] for link in pybullet.getLinkStates(ANT, LINKS, physicsClientId=client)]
-        joints = [joint[:2] for joint in pybullet.getJointStates(ANT, JOINTS, physicsClientId=client)]
         self.torsos[member] = position, pybullet.getEulerFromQuaternion(orientation), velocity
-        self.joints[member] = joints
-        self.sums[member] = position[0] + sum(x for x, _, _ in links), position[1] + sum(y for _, y, _ in links)
+        self.links[member] = [link[0] for link in pybullet.getLinkStates(ANT, LINKS, physicsClientId=client)]
+        self.joints[member] = [joint[:2] for joint in pybullet.getJointStates(ANT, JOINTS, physicsClientId=client)]
 
     def _observe(self, parts: int) -> None:
         """What each quadruped senses (28 numbers), cut at 5, and its distance from the target in metres."""
         (vx, vy, vz), (roll, pitch, yaw) = self.torsos[:, 2].T, self.torsos[:, 1].T
-        x, y = self.sums.T / parts
+        x, y = (self.torsos[:, 0, :2] + self.links[:, :, :2].sum(1)).T / parts
         self.distances, angle = np.hypot(TARGET - x, y), np.arctan2(-y, TARGET - x) - yaw
         forward, left = np.cos(yaw) * vx + np.sin(yaw) * vy, np.cos(yaw) * vy - np.sin(yaw) * vx
         self.observations[:, :8] = np.stack(

@@ -1,7 +1,7 @@
 """What evolved quadrupeds do on each body, and what becomes of them when their weights are destroyed (section 4)."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,17 +13,17 @@ from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng
 from papers.hebbian_abcd.config import BODIES, Evaluate, Walk
 from papers.hebbian_abcd.evolution import birth
-from papers.hebbian_abcd.lifetime import Lifetimes, herd_of, live
-from papers.hebbian_abcd.walk import sizes_of
+from papers.hebbian_abcd.lifetime import Disturbance, herd_of, live
+from papers.hebbian_abcd.walk import lives_of, sizes_of
 
 if TYPE_CHECKING:
     from common.run.record import FinishedRun
 
-__all__ = ["CONDITIONS", "disturbance", "lives_of", "train"]
+__all__ = ["CONDITIONS", "disturbance", "train"]
 
 CONDITIONS = ("undisturbed", "zeroed", "third_zeroed", "window", "frozen", "unlearning")
-"""Nothing is done; all weights are set to zero once; a third of them is; all are held at zero for a window; weights stop
-to learn at a step; weights never learn."""
+"""Nothing is done; all weights are set to zero once; a third of them is; all are held at zero for a window; weights
+stop to learn at a step; weights never learn."""
 SHOWN = 4
 """Lives of which the weights are followed."""
 SNAPSHOTS = (0, 1, 5, 20, 100)
@@ -45,13 +45,17 @@ def train(config: Evaluate, seeds: Sequence[int], run: Recorder, parent: "Finish
             f"give {config.damage + config.window + 2 * REST} at least"
         )
 
+    def test(body: str, **options: Any) -> Float[np.ndarray, "T N"]:
+        """Lives of which births and poses are the same whatever is done to them."""
+        members = np.broadcast_to(plastic, (config.lifetimes, *plastic.shape))
+        return lives_of(evolved, members, body, steps, numpy_rng(seed, "test", body), **options).progress
+
     def walk(body: str) -> dict[str, np.ndarray]:
-        return {"distance": lives_of(evolved, plastic, body, config.lifetimes, steps, seed).progress.sum(0)}
+        return {"distance": test(body).sum(0)}
 
     def suffer(condition: str) -> dict[str, np.ndarray]:
         disturb = disturbance(condition, config, plastic.shape[-1], seed)
-        lives = lives_of(evolved, plastic, "standard", config.lifetimes, steps, seed, stops=False, disturb=disturb)
-        return {"speed": lives.progress.mean(1), "deviation": lives.progress.std(1)}
+        return {"speed": test("standard", stops=False, disturb=disturb).mean(1)}
 
     work: dict[str, Callable[[], dict[str, np.ndarray]]] = {body: lambda body=body: walk(body) for body in BODIES}
     work |= {condition: lambda condition=condition: suffer(condition) for condition in CONDITIONS}
@@ -70,25 +74,6 @@ def train(config: Evaluate, seeds: Sequence[int], run: Recorder, parent: "Finish
     return Outcome(metrics={name: [value] for name, value in metrics.items()}, arrays=arrays)
 
 
-def lives_of(
-    evolved: Walk,
-    plastic: Float[np.ndarray, "..."],
-    body: str,
-    count: int,
-    steps: int,
-    seed: int,
-    *,
-    stops: bool = True,
-    disturb: Callable[[int, Float[np.ndarray, "N S"]], bool] = lambda step, weights: True,
-) -> Lifetimes:
-    """Lives of one genome with a body. Birth weights and poses are the same whatever is done to it."""
-    rng = numpy_rng(seed, "test", body)
-    weights, changes = birth(evolved, np.broadcast_to(plastic, (count, *plastic.shape)), rng)
-    herd = herd_of(evolved.engine, [body] * count)
-    options = {"normalise": evolved.normalise, "stops": stops, "disturb": disturb}
-    return live(herd, weights, changes, sizes_of(evolved), steps, rng, **options)
-
-
 def _filmed(evolved: Walk, plastic: Float[np.ndarray, "..."], seed: int) -> dict[str, np.ndarray]:
     """Postures of one life, a few steps apart."""
     rng, herd, frames = numpy_rng(seed, "test", "standard"), herd_of(evolved.engine, ["standard"]), []
@@ -103,9 +88,7 @@ def _filmed(evolved: Walk, plastic: Float[np.ndarray, "..."], seed: int) -> dict
     return {"frames": np.array(frames, np.float32), "frame_steps": np.array(FRAMES)}
 
 
-def disturbance(
-    condition: str, config: Evaluate, synapses: int, seed: int
-) -> Callable[[int, Float[np.ndarray, "N S"]], bool]:
+def disturbance(condition: str, config: Evaluate, synapses: int, seed: int) -> Disturbance:
     """What is done to weights before a step, and whether they learn in it, under one of `CONDITIONS`."""
     third = numpy_rng(seed, "third").permutation(synapses)[: synapses // 3]
 
@@ -148,7 +131,8 @@ def _followed(evolved: Walk, plastic: Float[np.ndarray, "..."], steps: int, seed
         kept[step] = weights
         return True
 
-    lives_of(evolved, plastic, "standard", SHOWN, steps, seed, stops=False, disturb=keep)
+    members = np.broadcast_to(plastic, (SHOWN, *plastic.shape))
+    lives_of(evolved, members, "standard", steps, numpy_rng(seed, "test", "standard"), stops=False, disturb=keep)
     pictures = kept[list(SNAPSHOTS), 0, : sizes[0] * sizes[1]].reshape(len(SNAPSHOTS), sizes[1], sizes[0])
     points = kept[1:].reshape(-1, plastic.shape[-1]).astype(np.float64)  # birth weights are as random as they are small
     points -= points.mean(0)

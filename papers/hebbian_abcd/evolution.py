@@ -17,11 +17,12 @@ from common.train.trees import flatten_jax, unflatten_jax
 from papers.hebbian_abcd.config import Evolution
 from papers.hebbian_abcd.plasticity import RULES
 
-__all__ = ["Genome", "birth", "evolve", "first_genome", "strategy"]
+__all__ = ["DECAYS", "Genome", "birth", "evolve", "first_genome", "mean_square", "strategy"]
 
 Genome = Mapping[str, Float[np.ndarray, "..."]]
-"""What is evolved: `plastic`, the coefficients (K, S) or static weights (S,) of S synapses; `kernels`, where it sees."""
+"""What is evolved: `plastic`, the coefficients (K, S) or static weights (S,) of S synapses; drivers have `kernels`."""
 DECAYS = {"lr_decay": 0.995, "lr_min": 0.001, "sigma_decay": 0.999, "sigma_min": 0.01}
+"""How learning rate and deviation shrink (official code)."""
 CHUNK = 5
 """Generations between two lines of the metrics stream."""
 
@@ -61,7 +62,7 @@ def evolve(
         for generation in range(done, done + generations):
             population = {name: np.asarray(part) for name, part in ask(state).items()}
             fitness, metrics = fitness_of(population, generation)
-            state = tell(state, jnp.asarray(fitness - config.penalty * _mean_square(population["plastic"])))
+            state = tell(state, jnp.asarray(fitness - config.penalty * mean_square(population["plastic"])))
             lines.append({"fitness": float(np.mean(fitness)), "best": float(np.max(fitness)), **metrics})
         return {name: np.array([line[name] for line in lines]) for name in lines[0]}
 
@@ -73,7 +74,8 @@ def evolve(
     return {name: np.asarray(part) for name, part in state.centre.items()}
 
 
-def _mean_square(plastic: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, " N"]:
+def mean_square(plastic: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, " N"]:
+    """What members are fined for: the mean square of all that is plastic."""
     return np.square(plastic.reshape(len(plastic), -1)).mean(1)
 
 

@@ -185,7 +185,7 @@ def weights(runs: Runs, claims: Claims) -> Drawing:
         axis.imshow(picture, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
         axis.set_title(f"step {age}", fontsize=9)
         axis.set(xticks=[], yticks=[])
-        rows += table_rows(step=age, mean_square=float((picture**2).mean()))
+        rows += table_rows(step=[age], mean_square=float((picture**2).mean()))
     axes[0].set_ylabel("128 neurons of the first hidden layer")
     axes[len(axes) // 2].set_xlabel("28 inputs")
     return drawing(figure, rows, [treatment], f"Seed {treatment.seeds[0]}; each picture divided by its largest weight.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from papers.hebbian_abcd.bullet import BulletHerd
     from papers.hebbian_abcd.quadruped import Herd
 
-__all__ = ["Lifetimes", "herd_of", "live"]
+__all__ = ["Disturbance", "Lifetimes", "herd_of", "live"]
 
 SETTLING = 40
 """Steps without action, in which the quadruped falls to the floor and sees nothing (official code)."""
@@ -25,6 +25,10 @@ LOW = 0.26
 """Height of the torso, in metres, at or below which a quadruped has fallen (PyBullet)."""
 BACKWARDS = 30
 """Steps in a row with negative progress after which a life ends (official code)."""
+
+
+Disturbance = Callable[[int, Float[np.ndarray, "N S"]], bool]
+"""Called before each step with its number and the weights, to damage them; says whether they learn in it."""
 
 
 class Lifetimes(NamedTuple):
@@ -57,7 +61,7 @@ def live(
     *,
     normalise: bool = False,
     stops: bool = True,
-    disturb: Callable[[int, Float[np.ndarray, "N S"]], bool] = lambda step, weights: True,
+    disturb: Disturbance = lambda step, weights: True,
 ) -> Lifetimes:
     """Lives of N quadrupeds from given birth weights, which change in place.
 
@@ -65,7 +69,6 @@ def live(
         coefficients: eta A, eta B, eta C, eta D; None for static weights.
         normalise: Whether every layer is divided by its largest weight after each step.
         stops: Whether a life ends early after a fall or a walk backwards.
-        disturb: Called before each step with its number and the weights, to damage them; says whether they learn in it.
     """
     count, layers = len(weights), np.array(sizes)
     scales, actions = np.ones((count, len(sizes) - 1), np.float32), np.zeros((count, sizes[-1]), np.float32)

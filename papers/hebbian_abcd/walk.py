@@ -9,11 +9,13 @@ from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng
 from papers.hebbian_abcd.config import Walk
 from papers.hebbian_abcd.evolution import Genome, birth, evolve, first_genome
-from papers.hebbian_abcd.lifetime import herd_of, live
+from papers.hebbian_abcd.lifetime import Disturbance, Lifetimes, herd_of, live
 
-__all__ = ["sizes_of", "train"]
+__all__ = ["lives_of", "sizes_of", "train"]
 
 INPUTS, OUTPUTS = 28, 8
+TOGETHER = 100
+"""Members that live at once, each of whom takes 28 MB in PyBullet."""
 
 
 def sizes_of(config: Walk) -> tuple[int, ...]:
@@ -30,9 +32,7 @@ def train(config: Walk, seeds: Sequence[int], run: Recorder) -> Outcome:
         distances, lived = [], 0
         for body in config.bodies:
             rng = numpy_rng(seed, "life", generation, body)
-            weights, changes = birth(config, population["plastic"], rng)
-            herd = herd_of(config.engine, [body] * config.population)
-            lives = live(herd, weights, changes, sizes_of(config), config.steps, rng, normalise=config.normalise)
+            lives = lives_of(config, population["plastic"], body, config.steps, rng)
             distances.append(lives.progress.sum(0))
             lived += int(lives.lengths.sum())
         return np.mean(distances, 0), {"steps": float(lived)}
@@ -43,6 +43,27 @@ def train(config: Walk, seeds: Sequence[int], run: Recorder) -> Outcome:
         arrays={"histogram": _histogram(config, centre["plastic"])},
         parameters=centre,
     )
+
+
+def lives_of(
+    config: Walk,
+    plastic: Float[np.ndarray, "N ..."],
+    body: str,
+    steps: int,
+    rng: np.random.Generator,
+    *,
+    stops: bool = True,
+    disturb: Disturbance = lambda step, weights: True,
+) -> Lifetimes:
+    """A life of every member with a body; weights at birth and pose are drawn from the stream."""
+    parts = []
+    for first in range(0, len(plastic), TOGETHER):
+        group = plastic[first : first + TOGETHER]
+        weights, changes = birth(config, group, rng)
+        herd = herd_of(config.engine, [body] * len(group))
+        options = {"normalise": config.normalise, "stops": stops, "disturb": disturb}
+        parts.append(live(herd, weights, changes, sizes_of(config), steps, rng, **options))
+    return Lifetimes(*(np.concatenate(arrays, -1) for arrays in zip(*parts, strict=True)))
 
 
 def _histogram(config: Walk, plastic: Float[np.ndarray, "..."]) -> Float[np.ndarray, "1 K 80"]:
