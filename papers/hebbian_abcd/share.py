@@ -13,8 +13,7 @@ from common.train.loop import parts
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng
 from papers.hebbian_abcd.config import BODIES, Share, Walk
-from papers.hebbian_abcd.evaluate import lives_of
-from papers.hebbian_abcd.walk import sizes_of
+from papers.hebbian_abcd.walk import lives_of, sizes_of
 
 if TYPE_CHECKING:
     from common.run.record import FinishedRun
@@ -36,7 +35,11 @@ def train(config: Share, seeds: Sequence[int], run: Recorder, parent: "FinishedR
 
     def walk(name: str) -> dict[str, np.ndarray]:
         genome, steps = shared[name](), config.steps or evolved.steps
-        return {body: lives_of(evolved, genome, body, config.lifetimes, steps, seed).progress.sum(0) for body in BODIES}
+        members = np.broadcast_to(genome, (config.lifetimes, *genome.shape))
+        return {
+            body: lives_of(evolved, members, body, steps, numpy_rng(seed, "test", body)).progress.sum(0)
+            for body in BODIES
+        }
 
     results = parts({name: lambda name=name: walk(name) for name in shared}, run)
     distances = {name: {body: float(part[body].mean()) for body in BODIES} for name, part in results.items()}
