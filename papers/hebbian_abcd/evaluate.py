@@ -133,7 +133,9 @@ def _followed(evolved: Walk, plastic: Float[np.ndarray, "..."], steps: int, seed
 
     members = np.broadcast_to(plastic, (SHOWN, *plastic.shape))
     lives_of(evolved, members, "standard", steps, numpy_rng(seed, "test", "standard"), stops=False, disturb=keep)
-    pictures = kept[list(SNAPSHOTS), 0, : sizes[0] * sizes[1]].reshape(len(SNAPSHOTS), sizes[1], sizes[0])
+    pictures = (
+        kept[list(SNAPSHOTS), 0, : sizes[0] * sizes[1]].reshape(len(SNAPSHOTS), sizes[0], sizes[1]).swapaxes(1, 2)
+    )
     points = kept[1:].reshape(-1, plastic.shape[-1]).astype(np.float64)  # birth weights are as random as they are small
     points -= points.mean(0)
     variances, vectors = np.linalg.eigh(points @ points.T)

@@ -50,7 +50,7 @@ def train(config: Share, seeds: Sequence[int], run: Recorder, parent: "FinishedR
 
 def per_neuron(plastic: Float[np.ndarray, "K S"], sizes: Sequence[int]) -> Float[np.ndarray, "K S"]:
     """Synapses to the same neuron share the mean of their rules."""
-    return _averaged(plastic, sizes, 2)
+    return _averaged(plastic, sizes, 1)
 
 
 def per_layer(plastic: Float[np.ndarray, "K S"], sizes: Sequence[int]) -> Float[np.ndarray, "K S"]:
@@ -61,7 +61,7 @@ def per_layer(plastic: Float[np.ndarray, "K S"], sizes: Sequence[int]) -> Float[
 def _averaged(plastic: Float[np.ndarray, "K S"], sizes: Sequence[int], axes: int | tuple[int, int]) -> np.ndarray:
     layers, start = [], 0
     for n, m in itertools.pairwise(sizes):
-        layer = plastic[:, start : start + n * m].reshape(-1, m, n)
+        layer = plastic[:, start : start + n * m].reshape(-1, n, m)
         layers.append(np.broadcast_to(layer.mean(axes, keepdims=True), layer.shape).reshape(len(plastic), -1))
         start += n * m
     return np.concatenate(layers, 1)

@@ -86,7 +86,7 @@ def test_shared_rules() -> None:
     assert len(np.unique(per_layer(plastic, SIZES), axis=1).T) == 2
     np.testing.assert_allclose(per_layer(plastic, SIZES)[:, 0], plastic[:, :12].mean(1), rtol=1e-5)
     assert len(np.unique(per_neuron(plastic, SIZES), axis=1).T) == 6
-    np.testing.assert_allclose(per_neuron(plastic, SIZES)[:, 3], plastic[:, 3:6].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(per_neuron(plastic, SIZES)[:, 1], plastic[:, 1:12:4].mean(1), rtol=1e-5)
     assert len(np.unique(merged(plastic, 4, 0), axis=1).T) <= 4
     np.testing.assert_allclose(merged(plastic, 20, 0), plastic, rtol=1e-6)
     np.testing.assert_allclose(merged(plastic, 1, 0)[:, 0], plastic.mean(1), rtol=1e-4, atol=1e-6)

@@ -45,18 +45,20 @@ def episode(a: Arrays) -> None:
     steps, outputs = a["reward_weights"].shape
     sizes = [a["obs"].shape[1], 128, 64, outputs]
     k = by_layer(a["coeffs"], sizes)
-    changes = np.concatenate([np.stack([(eta * part).ravel() for part in (a_, b, c, d)]) for a_, b, c, eta, d in k], 1)
+    k_a, k_b, k_c, k_eta, k_d = a["coeffs"].T
+    changes = (k_eta * np.stack([k_a, k_b, k_c, k_d]))[None].astype(np.float32)
     for kind, raw in (("tanh_nonorm", False), ("clip_norm", True)):
         parts = np.split(a["initial_weights"], np.cumsum([n * m for n, m in itertools.pairwise(sizes)])[:-1])
         weights = tuple(part.reshape(m, n) for part, (n, m) in zip(parts, itertools.pairwise(sizes), strict=True))
         network = PlasticMLP(tuple(sizes), "raw" if raw else "tanh", normalise=raw)
-        packed, scales = a["initial_weights"][None].astype(np.float32), np.ones((1, 3), np.float32)
+        packed = np.concatenate([layer.T.ravel() for layer in weights])[None].astype(np.float32)
+        scales = np.ones((1, 3), np.float32)
         plain, fast = np.empty((2, steps, outputs), np.float32)
         for step, x in enumerate(a["obs"][:steps]):
             weights, plain[step] = network.step(weights, tuple(of_columns("ABCD_lr", layer) for layer in k), x)
             observations = x[None].astype(np.float32)
             live_step(
-                packed, scales, changes[None].astype(np.float32), observations, np.array(sizes), raw, raw,
+                packed, scales, changes, observations, np.array(sizes), raw, raw,
                 fast[step : step + 1],
             )  # fmt: skip
         for actions in (plain.clip(-1, 1), fast.clip(-1, 1)):

@@ -24,16 +24,16 @@ def drawn(rule: str = "ABCD_lr", members: int = 3) -> tuple[tuple, np.ndarray, n
 
 
 def packed(layers: tuple) -> np.ndarray:
-    """Layers of each member one after the other."""
-    return np.concatenate([layer.reshape(len(layer), -1) for layer in layers], 1)
+    """Layers of each member one after the other, each (pre, post)."""
+    return np.concatenate([layer.swapaxes(1, 2).reshape(len(layer), -1) for layer in layers], 1)
 
 
 def columns_of(rule: str, plastic: np.ndarray) -> tuple[Coefficients, ...]:
     """The coefficients of each layer."""
     layers, start = [], 0
     for n, m in itertools.pairwise(SIZES):
-        part = plastic[..., start : start + n * m].reshape(*plastic.shape[:2], m, n)
-        layers.append(of_columns(rule, part.swapaxes(0, 1)))
+        part = plastic[..., start : start + n * m].reshape(*plastic.shape[:2], n, m)
+        layers.append(of_columns(rule, part.transpose(1, 0, 3, 2)))
         start += n * m
     return tuple(layers)
 
