@@ -30,7 +30,7 @@ def encode_all(
 
 
 @numba.njit(fastmath=True, cache=False)
-def _pooled_row(planes, kernel, y, sums, row):  # noqa: ANN001, ANN202
+def _pooled_row(planes, kernel, y, sums, row):
     """Row y of a 3x3 convolution of planes (C, H, W) by a kernel (C, 3, 3), pooled 2x2; sums: 2 W - 2 numbers."""
     channels, _, width = planes.shape
     sums[:] = 0
@@ -51,7 +51,7 @@ def _pooled_row(planes, kernel, y, sums, row):  # noqa: ANN001, ANN202
 
 
 @numba.njit(fastmath=True, cache=False)
-def _first(params, images, hidden):  # noqa: ANN001, ANN202
+def _first(params, images, hidden):
     """The first convolution, pooled and before tanh; pixel (y, x) of a channel at [y % 2, x % 2, y // 2, x // 2]."""
     planes = np.empty((CHANNELS, 84, 84), np.float32)
     sums, row = np.empty(2 * 84 - 2, np.float32), np.empty(40, np.float32)
@@ -71,7 +71,7 @@ def _first(params, images, hidden):  # noqa: ANN001, ANN202
 
 
 @numba.njit(fastmath=True, cache=False)
-def _second(params, hidden, features):  # noqa: ANN001, ANN202
+def _second(params, hidden, features):
     """The second convolution, pooled and before tanh, as [channel, y, x]."""
     sums, kernel = np.empty(2 * 20 - 2, np.float32), np.zeros((FIRST * 4, 3, 3), np.float32)
     for member in range(len(params)):

@@ -1,7 +1,7 @@
 """Races of a population in CarRacing: random birth weights, pictures, a policy that changes itself (section 3).
 
-A member drives alone, from start to end, before the next: its coefficients and its picture stay in the cache, and nobody
-waits for those who have stopped. The simulator is envpool's port of gymnasium's; the paper's is gym's CarRacing-v0.
+A member drives alone, from start to end, before the next: its coefficients and its picture stay in the cache, and
+nobody waits for those who have stopped. The simulator is envpool's port of gymnasium's; the paper's is gym's CarRacing-v0.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ __all__ = ["PATIENCE", "Races", "controls", "race", "streak_after"]
 
 ENVPOOL = "1.2.5"
 LAP = 1.0
-"""Share of the tiles that a lap must exceed; with all, a race ends as in v0, once every tile is visited (later: 0.95)."""
+"""Share of the tiles that ends a race when exceeded. In v0 all tiles must be visited; later versions have 0.95."""
 PATIENCE = 20
 """Frames in a row with negative reward, which is without a new tile, that do not end a race (official code)."""
 
@@ -27,7 +27,7 @@ class Races(NamedTuple):
     """How races went."""
 
     rewards: Float[np.ndarray, "T N"]
-    """Reward of each frame: -0.1, and 1,000 shared among the tiles; -100 off the field. Zero after the end of a race."""
+    """Reward of each frame: -0.1, and 1,000 shared among the tiles; -100 off the field. Zero after a race's end."""
     lengths: Int[np.ndarray, " N"]
     """Frames driven."""
 
