@@ -1,7 +1,8 @@
 """Races of a population in CarRacing: random birth weights, pictures, a policy that changes itself (section 3).
 
 A member drives alone, from start to end, before the next: its coefficients and its picture stay in the cache, and
-nobody waits for those who have stopped. The simulator is envpool's port of gymnasium's; the paper's is gym's CarRacing-v0.
+nobody waits for those who have stopped. The simulator is envpool's port of gymnasium's; the paper's is CarRacing-v0 of
+gym.
 """
 
 from collections.abc import Sequence
