@@ -30,7 +30,7 @@ def encode_all(
 
 
 @numba.njit(fastmath=True, cache=False)
-def _pooled_row(planes, kernel, y, sums, row):
+def _pooled_row(planes: np.ndarray, kernel: np.ndarray, y: int, sums: np.ndarray, row: np.ndarray) -> None:
     """Row y of a 3x3 convolution of planes (C, H, W) by a kernel (C, 3, 3), pooled 2x2; sums: 2 W - 2 numbers."""
     channels, _, width = planes.shape
     sums[:] = 0
@@ -51,7 +51,7 @@ def _pooled_row(planes, kernel, y, sums, row):
 
 
 @numba.njit(fastmath=True, cache=False)
-def _first(params, images, hidden):
+def _first(params: np.ndarray, images: np.ndarray, hidden: np.ndarray) -> None:
     """The first convolution, pooled and before tanh; pixel (y, x) of a channel at [y % 2, x % 2, y // 2, x // 2]."""
     planes = np.empty((CHANNELS, 84, 84), np.float32)
     sums, row = np.empty(2 * 84 - 2, np.float32), np.empty(40, np.float32)
@@ -71,16 +71,16 @@ def _first(params, images, hidden):
 
 
 @numba.njit(fastmath=True, cache=False)
-def _second(params, hidden, features):
+def _second(params: np.ndarray, hidden: np.ndarray, features: np.ndarray) -> None:
     """The second convolution, pooled and before tanh, as [channel, y, x]."""
     sums, kernel = np.empty(2 * 20 - 2, np.float32), np.zeros((FIRST * 4, 3, 3), np.float32)
     for member in range(len(params)):
-        theirs = params[member, SPLIT:].reshape(SECOND, FIRST, SIDE, SIDE)
+        kernels = params[member, SPLIT:].reshape(SECOND, FIRST, SIDE, SIDE)
         for out in range(SECOND):
             for c in range(FIRST):
                 for x in range(SIDE):
                     for y in range(SIDE):
-                        kernel[4 * c + 2 * (y % 2) + x % 2, y // 2, x // 2] = theirs[out, c, x, y]
+                        kernel[4 * c + 2 * (y % 2) + x % 2, y // 2, x // 2] = kernels[out, c, x, y]
             for y in range(9):
                 _pooled_row(hidden[member], kernel, y, sums, features[member, out, y])
 

@@ -1,8 +1,8 @@
 """The quadruped: PyBullet's ant in MuJoCo, a population at once (the stand-in of scale cpu).
 
-Masses, limbs, torques, observation and progress are those of `AntBulletEnv-v0`; contacts, friction and joints are
-MuJoCo's, so metres do not compare with the paper's. It walks towards +x: leg 1 is its left front, 2 its left rear, 3
-its right rear, 4 its right front.
+Masses, limbs, torques, observation and progress are those of `AntBulletEnv-v0`. Contacts are MuJoCo's, and joints have
+a small armature for its sake, so metres do not compare with the paper's. It walks towards +x: leg 1 is its left front,
+2 its left rear, 3 its right rear, 4 its right front.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ def body(feet: Mapping[int, float]) -> str:
   <option timestep="{STEP / SUBSTEPS}" integrator="implicitfast"/>
   <default>
     <geom density="1000" size="0.08" friction="1.2 0.005 0.0001" contype="1" conaffinity="0" condim="3"/>
-    <joint armature="0.1" damping="2" limited="true"/>
+    <joint armature="0.01" limited="true"/>
     <motor ctrlrange="-1 1" ctrllimited="true"/>
   </default>
   <worldbody>

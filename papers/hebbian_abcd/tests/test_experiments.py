@@ -6,7 +6,7 @@ import pytest
 
 from common.train.evolution import Params
 from common.train.recorder import Recorder
-from papers.hebbian_abcd import evolution
+from papers.hebbian_abcd import evolution, walk
 from papers.hebbian_abcd.config import Evaluate, Walk
 from papers.hebbian_abcd.evaluate import CONDITIONS, disturbance
 from papers.hebbian_abcd.evolution import birth, evolve, first_genome
@@ -47,6 +47,36 @@ def test_evolution_finds_what_is_asked_for() -> None:
     first = {"plastic": np.zeros((5, 1), np.float32)}
     centre = evolve(config, first, fitness_of, 0, Recorder())["plastic"][:, 0]
     assert np.linalg.norm(centre - target) < 0.2 * np.linalg.norm(target)
+
+
+class Kept(Recorder):
+    """Keeps every checkpoint, and stops a training at a step as a killed process does."""
+
+    def __init__(self, stop: int) -> None:
+        self.kept, self.stop = None, stop
+
+    def due(self) -> bool:
+        return True
+
+    def save(self, step: int, state) -> None:
+        self.kept = step, {name: array.copy() for name, array in state.items()}
+
+    def restore(self):
+        return self.kept
+
+    def progress(self, step: int, total: int) -> None:
+        if step == self.stop:
+            raise InterruptedError
+
+
+def test_an_evolution_that_was_killed_ends_in_the_same_bits() -> None:
+    config = Walk(engine="mujoco", population=4, generations=12, steps=5, hidden=(4,))
+    whole = walk.train(config, [0], Recorder()).parameters["plastic"]
+    run = Kept(stop=5)
+    with pytest.raises(InterruptedError):
+        walk.train(config, [0], run)
+    run.stop = -1
+    assert (walk.train(config, [0], run).parameters["plastic"] == whole).all()
 
 
 def test_static_weights_begin_as_pytorch_draws_them_and_birth_weights_are_drawn_anew() -> None:
