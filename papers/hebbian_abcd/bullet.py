@@ -4,10 +4,13 @@ Facts are those of `pybullet_envs` 3.2.7. Each member has a simulator of its own
 a process), so none disturbs another, and a member walks as it would alone.
 """
 
+import contextlib
+import sys
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -15,11 +18,9 @@ from jaxtyping import Bool, Float
 from common.errors import RefigureError
 from papers.hebbian_abcd.quadruped import BODIES, LEGS, STEP, TARGET, TORQUE
 
-try:
+with contextlib.suppress(ModuleNotFoundError):
     import pybullet
     import pybullet_data
-except ModuleNotFoundError:
-    pybullet = None
 
 __all__ = ["BulletHerd", "ant"]
 
@@ -34,8 +35,6 @@ LINKS = range(20)
 PARTS = len(LINKS) + 2
 """Body parts that the environment averages: the links (massless ones too), the torso and, from the first step on, the
 floor at the origin. Progress is therefore 21/22 of that of the quadruped's own mean part."""
-
-_idle: list[int] = []  # simulators of herds that are gone: starting one takes as long as fifty steps
 
 
 def ant(feet: Mapping[int, float]) -> str:
@@ -63,14 +62,17 @@ class BulletHerd:
         RefigureError: PyBullet is not installed, or no such body.
     """
 
+    idle: ClassVar[list[int]] = []
+    """Simulators of herds that are gone: starting one takes as long as fifty steps."""
+
     def __init__(self, bodies: Sequence[str]) -> None:
-        if pybullet is None:
+        if "pybullet" not in sys.modules:
             raise RefigureError("engine pybullet is not installed: pip install pybullet==3.2.7")
         if unknown := [name for name in bodies if name not in BODIES]:
             raise RefigureError(f"no body {unknown[0]!r}; there are {', '.join(BODIES)}")
         self.models = [ant(BODIES[name]) for name in bodies]
-        self.clients = [_idle.pop() if _idle else pybullet.connect(pybullet.DIRECT) for _ in bodies]
-        weakref.finalize(self, _idle.extend, self.clients)
+        self.clients = [self.idle.pop() if self.idle else pybullet.connect(pybullet.DIRECT) for _ in bodies]
+        weakref.finalize(self, self.idle.extend, self.clients)
         self.torsos = np.zeros((len(bodies), 3, 3))  # position, roll pitch yaw, velocity
         self.joints = np.zeros((len(bodies), 8, 2))  # angle, angular velocity
         self.links = np.zeros((len(bodies), len(LINKS), 3))  # centres of mass
@@ -113,7 +115,7 @@ class BulletHerd:
 
     def select(self, keep: Bool[np.ndarray, " N"]) -> None:
         """Go on with some of them alone."""
-        _idle.extend(client for client, kept in zip(self.clients, keep, strict=True) if not kept)
+        self.idle.extend(client for client, kept in zip(self.clients, keep, strict=True) if not kept)
         self.clients[:] = [client for client, kept in zip(self.clients, keep, strict=True) if kept]
         self.models = [model for model, kept in zip(self.models, keep, strict=True) if kept]
         for name in ("torsos", "joints", "links", "contacts", "distances", "observations"):

@@ -12,7 +12,8 @@ from papers.hebbian_abcd.network import CONVOLUTIONS
 
 __all__ = ["encode_all", "resize"]
 
-(FIRST, CHANNELS, _, _), (SECOND, _, SIDE, _) = CONVOLUTIONS
+FIRST, CHANNELS = CONVOLUTIONS[0][:2]
+SECOND, SIDE = CONVOLUTIONS[1][::2]
 SPLIT = FIRST * CHANNELS * 9
 """Parameters of the first convolution."""
 

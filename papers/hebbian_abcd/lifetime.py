@@ -4,16 +4,14 @@ Lives that have ended are not simulated further: the others are packed together.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from papers.hebbian_abcd.bullet import BulletHerd
 from papers.hebbian_abcd.fast_plasticity import live_step, still_step
-
-if TYPE_CHECKING:
-    from papers.hebbian_abcd.bullet import BulletHerd
-    from papers.hebbian_abcd.quadruped import Herd
+from papers.hebbian_abcd.quadruped import Herd
 
 __all__ = ["Disturbance", "Lifetimes", "herd_of", "live"]
 
@@ -40,19 +38,13 @@ class Lifetimes(NamedTuple):
     """Steps lived."""
 
 
-def herd_of(engine: str, bodies: Sequence[str]) -> "Herd | BulletHerd":
-    """Quadrupeds with these bodies, in PyBullet or MuJoCo."""
-    if engine == "pybullet":
-        from papers.hebbian_abcd.bullet import BulletHerd
-
-        return BulletHerd(bodies)
-    from papers.hebbian_abcd.quadruped import Herd
-
-    return Herd(bodies)
+def herd_of(engine: Literal["pybullet", "mujoco"], bodies: Sequence[str]) -> Herd | BulletHerd:
+    """Quadrupeds with these bodies."""
+    return BulletHerd(bodies) if engine == "pybullet" else Herd(bodies)
 
 
 def live(
-    herd: "Herd | BulletHerd",
+    herd: Herd | BulletHerd,
     weights: Float[np.ndarray, "N S"],
     coefficients: Float[np.ndarray, "N 4 S"] | None,
     sizes: Sequence[int],

@@ -1,5 +1,7 @@
 """The paper's quadruped in PyBullet: masses, symmetry, settling, progress, and that each member lives alone."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -152,6 +154,6 @@ def test_faults_are_one_line(monkeypatch):
         BulletHerd(["centaur"])
     with pytest.raises(RefigureError, match="legs 1 to 4, not 5"):
         ant({5: 0.1})
-    monkeypatch.setattr(bullet, "pybullet", None)
+    monkeypatch.delitem(sys.modules, "pybullet")
     with pytest.raises(RefigureError, match="pip install pybullet"):
         BulletHerd(["standard"])
