@@ -17,7 +17,7 @@ from papers.hebbian_abcd.fast_plasticity import live_step
 from papers.hebbian_abcd.lifetime import SETTLING, herd_of, live
 from papers.hebbian_abcd.racing import race
 
-MEMBERS, STEPS = 100, 200
+MEMBERS, STEPS = 100, 960
 SYNAPSE = 9
 """Operations of a synapse in a step: w x summed, and (A x + C) y + (B x + D) added."""
 

@@ -7,7 +7,6 @@ a process), so none disturbs another, and a member walks as it would alone.
 import contextlib
 import sys
 import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from common.errors import RefigureError
-from papers.hebbian_abcd.quadruped import BODIES, LEGS, STEP, TARGET, TORQUE
+from papers.hebbian_abcd.body import BODIES, FOOT, LEGS, STEP, TARGET, TORQUE, check_bodies, check_legs
 
 with contextlib.suppress(ModuleNotFoundError):
     import pybullet
@@ -25,7 +24,7 @@ with contextlib.suppress(ModuleNotFoundError):
 __all__ = ["BulletHerd", "ant"]
 
 SUBSTEPS, ITERATIONS = 4, 5
-"""Of the contact solver in each step of the policy: substeps, and iterations in each of them."""
+"""Substeps of a step of the policy, and iterations of the contact solver in each of them."""
 FLOOR, ANT = 0, 1
 """Numbers of the two bodies in a simulator, in the order of loading."""
 JOINTS = (1, 3, 6, 8, 11, 13, 16, 18)
@@ -43,12 +42,11 @@ def ant(feet: Mapping[int, float]) -> str:
     Raises:
         RefigureError: No such leg.
     """
-    if unknown := sorted(set(feet) - {1, 2, 3, 4}):
-        raise RefigureError(f"a quadruped has legs 1 to 4, not {unknown[0]}")
+    check_legs(feet)
     xml = Path(pybullet_data.getDataPath(), "mjcf", "ant.xml").read_text()
     for leg, length in feet.items():
         x, y = LEGS[leg - 1][:2]
-        xml = xml.replace(f'"0.0 0.0 0.0 {0.4 * x} {0.4 * y} 0.0"', f'"0.0 0.0 0.0 {length * x} {length * y} 0.0"')
+        xml = xml.replace(f'"0.0 0.0 0.0 {FOOT * x} {FOOT * y} 0.0"', f'"0.0 0.0 0.0 {length * x} {length * y} 0.0"')
     return xml
 
 
@@ -68,11 +66,9 @@ class BulletHerd:
     def __init__(self, bodies: Sequence[str]) -> None:
         if "pybullet" not in sys.modules:
             raise RefigureError("engine pybullet is not installed: pip install pybullet==3.2.7")
-        if unknown := [name for name in bodies if name not in BODIES]:
-            raise RefigureError(f"no body {unknown[0]!r}; there are {', '.join(BODIES)}")
+        check_bodies([*bodies])
         self.models = [ant(BODIES[name]) for name in bodies]
         self.clients = [self.idle.pop() if self.idle else pybullet.connect(pybullet.DIRECT) for _ in bodies]
-        weakref.finalize(self, self.idle.extend, self.clients)
         self.torsos = np.zeros((len(bodies), 3, 3))  # position, roll pitch yaw, velocity
         self.joints = np.zeros((len(bodies), 8, 2))  # angle, angular velocity
         self.links = np.zeros((len(bodies), len(LINKS), 3))  # centres of mass
@@ -114,12 +110,22 @@ class BulletHerd:
         return self.torsos[:, 0, 2]
 
     def select(self, keep: Bool[np.ndarray, " N"]) -> None:
-        """Go on with some of them alone."""
+        """Go on with the kept ones alone."""
         self.idle.extend(client for client, kept in zip(self.clients, keep, strict=True) if not kept)
         self.clients[:] = [client for client, kept in zip(self.clients, keep, strict=True) if kept]
         self.models = [model for model, kept in zip(self.models, keep, strict=True) if kept]
         for name in ("torsos", "joints", "links", "contacts", "distances", "observations"):
             setattr(self, name, getattr(self, name)[keep])
+
+    def posture(self) -> Float[np.ndarray, " 15"]:
+        """Position, quaternion (w, x, y, z) and joint angles of the first quadruped, in metres and radians."""
+        position, (x, y, z, w) = pybullet.getBasePositionAndOrientation(ANT, physicsClientId=self.clients[0])
+        return np.array([*position, w, x, y, z, *self.joints[0, :, 0]])
+
+    def close(self) -> None:
+        """End all lives; their simulators serve other herds."""
+        self.idle.extend(self.clients)
+        self.clients = []
 
     def _sense(self, member: int, client: int) -> None:
         """Read a member's state from its simulator."""
@@ -146,25 +152,25 @@ class BulletHerd:
 
 def _build(client: int, model: str, angles: Float[np.ndarray, " 8"]) -> Float[np.ndarray, "8 2"]:
     """Lay the floor and stand a quadruped on nothing, with free joints at some angles; returns the joints' limits."""
-    here = {"physicsClientId": client}
-    pybullet.resetSimulation(**here)
+    simulator = {"physicsClientId": client}
+    pybullet.resetSimulation(**simulator)
     pybullet.setPhysicsEngineParameter(
         fixedTimeStep=STEP,
         numSubSteps=SUBSTEPS,
         numSolverIterations=ITERATIONS,
         deterministicOverlappingPairs=1,
-        **here,
+        **simulator,
     )
-    pybullet.setGravity(0, 0, -9.8, **here)
-    pybullet.setDefaultContactERP(0.9, **here)
-    pybullet.loadSDF(str(Path(pybullet_data.getDataPath(), "plane_stadium.sdf")), **here)
-    pybullet.changeDynamics(FLOOR, -1, lateralFriction=0.8, restitution=0.5, **here)
+    pybullet.setGravity(0, 0, -9.8, **simulator)
+    pybullet.setDefaultContactERP(0.9, **simulator)
+    pybullet.loadSDF(str(Path(pybullet_data.getDataPath(), "plane_stadium.sdf")), **simulator)
+    pybullet.changeDynamics(FLOOR, -1, lateralFriction=0.8, restitution=0.5, **simulator)
     flags = pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
     with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
         file.write(model)
         file.flush()
-        pybullet.loadMJCF(file.name, flags=flags, **here)
+        pybullet.loadMJCF(file.name, flags=flags, **simulator)
     for joint, angle in zip(JOINTS, angles, strict=True):
-        pybullet.resetJointState(ANT, joint, angle, **here)
-    pybullet.setJointMotorControlArray(ANT, JOINTS, pybullet.POSITION_CONTROL, forces=[0] * 8, **here)
-    return np.array([pybullet.getJointInfo(ANT, joint, **here)[8:10] for joint in JOINTS])
+        pybullet.resetJointState(ANT, joint, angle, **simulator)
+    pybullet.setJointMotorControlArray(ANT, JOINTS, pybullet.POSITION_CONTROL, forces=[0] * 8, **simulator)
+    return np.array([pybullet.getJointInfo(ANT, joint, **simulator)[8:10] for joint in JOINTS])

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["BODIES", "Drive", "Evaluate", "Evolution", "Share", "Walk"]
+from papers.hebbian_abcd.body import BODIES
+
+__all__ = ["Drive", "Evaluate", "Evolution", "Share", "Walk"]
 
 Rule = Literal[
     "A", "AD", "AD_lr", "ABC", "ABC_lr", "ABCD", "ABCD_lr", "ABCD_lr_D_out", "ABCD_lr_D_in_and_out"
 ]  # fmt: skip
-BODIES = ("standard", "right", "left")
-"""The quadruped, and the quadruped with a short foot in front, right (seen in evolution) or left (never seen)."""
 
 
 def _positive(config: object, *names: str) -> None:
@@ -26,7 +26,7 @@ class Evolution:
     learner: Literal["hebbian", "static"] = "hebbian"
     """What is evolved: the coefficients of every synapse, or its weight."""
     rule: Rule = "ABCD_lr"
-    """The plasticity rule (paper: ABCD with an evolved learning rate)."""
+    """The plasticity rule (paper: ABCD with an evolved learning rate); static weights have none."""
     hidden: tuple[int, ...] = (128, 64)
     """Neurons of the hidden layers (paper)."""
     population: int = 500
@@ -42,11 +42,12 @@ class Evolution:
     spread: float = 1.0
     """Standard deviation of the initial coefficients (official code); static weights begin as PyTorch's do."""
     birth: float = 0.1
-    """Birth weights are drawn from U(-birth, birth), anew for every life (official code)."""
+    """Birth weights are drawn from U(-birth, birth), anew for every life (official code); static weights are not."""
     penalty: float = 0.01
     """Weight of the mean square of what is evolved, subtracted from the fitness (official code)."""
     normalise: bool = False
-    """Whether every layer is divided by its largest weight after each step (official code: not for the quadruped)."""
+    """Whether every layer is divided by its largest weight after each step (official code: not for the quadruped),
+    if weights change."""
 
     def __post_init__(self) -> None:
         _positive(self, "hidden", "population", "generations", "steps", "rate", "sigma", "spread", "birth")
@@ -82,7 +83,7 @@ class Drive(Evolution):
     steps: int = 1000
     """Longest drive in frames (official code)."""
     normalise: bool = True
-    """Whether every layer is divided by its largest weight after each step (official code)."""
+    """Whether every layer is divided by its largest weight after each step (official code), if weights change."""
     tracks: int = 100
     """Tracks on which the evolved driver is tested (paper: 100, from memory)."""
 

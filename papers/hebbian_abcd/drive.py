@@ -1,6 +1,5 @@
 """Evolution of a driver that sees: the kernels of its encoder, and rules or weights behind it (sections 3 and 4)."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -63,8 +62,8 @@ def _races(config: Drive, population: Genome, rng: np.random.Generator) -> Races
     count = len(population["kernels"])
     tracks = rng.integers(2**31 - 1, size=count)
     parts = []
-    for first, last in itertools.pairwise([*range(0, count, TOGETHER), count]):
-        chunk = slice(first, last)
+    for start in range(0, count, TOGETHER):
+        chunk = slice(start, start + TOGETHER)
         weights, changes = birth(config, population["plastic"][chunk], rng)
         kernels = np.ascontiguousarray(population["kernels"][chunk])
         parts.append(

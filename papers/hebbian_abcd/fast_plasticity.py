@@ -53,7 +53,7 @@ def live_step(
                 if normalise:
                     for j in range(m):
                         largest = max(largest, abs(w[j]))
-            scales[member, layer] = 1 / largest if normalise else np.float32(1)
+            scales[member, layer] = 1 / largest if normalise and largest > 0 else np.float32(1)
             inputs, outputs = outputs, inputs
             start = end
         actions[member] = inputs[: sizes[-1]]
@@ -68,7 +68,7 @@ def still_step(
     raw: bool,
     actions: Float[np.ndarray, "N m"],
 ) -> None:
-    """The same for weights that do not change. Arguments as of `live_step`."""
+    """`live_step` for weights that do not change; it has the same arguments."""
     inputs, outputs = np.empty(sizes.max(), np.float32), np.empty(sizes.max(), np.float32)
     for member in range(len(weights)):
         inputs[: sizes[0]] = x[member]

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from scipy.spatial.transform import Rotation
 
 from common.report.figures import (
     Claims,
@@ -20,11 +21,13 @@ from common.report.figures import (
     table_rows,
 )
 from common.report.theme import PALETTE, PUBLISHED, Drawing
+from papers.hebbian_abcd.body import FOOT, LEGS, STEP
+from papers.hebbian_abcd.evaluate import SNAPSHOTS
 from papers.hebbian_abcd.plasticity import RULES
 
 __all__ = [
-    "bodies", "coefficients", "driving", "evolution", "film", "learning", "recovery", "sharing", "trajectories",
-    "weights",
+    "bodies", "capsules", "coefficients", "driving", "evolution", "film", "learning", "recovery", "sharing",
+    "trajectories", "weights",
 ]  # fmt: skip
 
 LEARNERS = {"hebbian": ("Hebbian", PALETTE[0]), "static": ("static weights", PALETTE[1])}
@@ -32,8 +35,8 @@ BODIES = {"standard": "standard (seen)", "right": "right front damaged (seen)", 
 DAMAGES = {"zeroed": "all weights zeroed once", "third_zeroed": "a third zeroed once", "window": "all held at zero"}
 SMOOTH = 25
 """Steps that a speed is the mean of, in drawings."""
-STEP = 0.0165
-"""Seconds of a step."""
+PUBLISHED_STEPS = 960
+"""Steps of a published life after settling."""
 
 
 def bodies(runs: Runs, claims: Claims) -> Drawing:
@@ -68,7 +71,11 @@ def bodies(runs: Runs, claims: Claims) -> Drawing:
                 published=reported,
             )
     for axis, label in zip(axes, ("distance / steps (m/s)", "share of the standard body's"), strict=True):
-        axis.set_xticks(range(len(BODIES)), [title.replace(" ", "\n", 1) for title in BODIES.values()], fontsize=8)
+        axis.set_xticks(
+            range(len(BODIES)),
+            [title.replace(" front ", " front\n").replace(" (", "\n(") for title in BODIES.values()],
+            fontsize=8,
+        )
         axis.set_ylabel(label)
         axis.axhline(0, color="0.4", linewidth=0.8)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -77,10 +84,6 @@ def bodies(runs: Runs, claims: Claims) -> Drawing:
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
     note = f"Bars are means of {seed_count(treatments.values())}, dots the seeds, each the mean of its lives."
     return drawing(figure, rows, treatments.values(), note)
-
-
-PUBLISHED_STEPS = 960
-"""Steps of a published life after settling."""
 
 
 def learning(runs: Runs, claims: Claims) -> Drawing:
@@ -95,7 +98,7 @@ def learning(runs: Runs, claims: Claims) -> Drawing:
     lines["unlearning"] = ("random weights, no plasticity", "0.45", "-")
     for condition, (title, colour, line) in lines.items():
         rows += _speed(axis, treatment, condition, title, colour, line)
-    axis.axvline(100, color="0.75", linewidth=0.8, linestyle=":")
+    axis.axvline(treatment.config["frozen"], color="0.75", linewidth=0.8, linestyle=":")
     axis.axhline(0, color="0.4", linewidth=0.8)
     axis.set(xlabel="step of the life", ylabel="speed (m/s)", xlim=(0, None))
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
@@ -113,8 +116,8 @@ def recovery(runs: Runs, claims: Claims) -> Drawing:
             title, colour = LEARNERS[name]
             rows += _speed(axis, treatment, "undisturbed", f"{title}, undisturbed", colour, ":", damage=heading)
             rows += _speed(axis, treatment, damage, title, colour, "-", damage=heading)
-        start = evaluation_setting(first, "damage")
-        end = start + (evaluation_setting(first, "window") if damage == "window" else 2)
+        start = first.config["damage"]
+        end = start + (first.config["window"] if damage == "window" else 2)
         axis.axvspan(start, end, color="0.85", zorder=0)
         axis.axhline(0, color="0.4", linewidth=0.8)
         axis.set_title(heading, fontsize=9)
@@ -122,12 +125,13 @@ def recovery(runs: Runs, claims: Claims) -> Drawing:
     axes[0].set_ylabel("speed (m/s)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
-    return drawing(figure, rows, treatments.values(), _smoothed(first), "Shaded: when weights are zero.")
-
-
-def evaluation_setting(treatment: Treatment, name: str) -> int:
-    """A setting of the runs of a treatment."""
-    return int(treatment.config[name])
+    return drawing(
+        figure,
+        rows,
+        treatments.values(),
+        _smoothed(first),
+        "Shaded: when weights are zero. Static weights that are zero cannot come back.",
+    )
 
 
 def _smoothed(treatment: Treatment) -> str:
@@ -181,18 +185,14 @@ def weights(runs: Runs, claims: Claims) -> Drawing:
     pictures = treatment.array("pictures")[0].astype(float)
     figure, axes = panel_row(len(pictures), (1.5, 3.2))
     rows: list[dict[str, Any]] = []
-    for axis, age, picture in zip(axes, AGES, pictures, strict=True):
+    for axis, age, picture in zip(axes, SNAPSHOTS, pictures, strict=True):
         axis.imshow(picture, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
         axis.set_title(f"step {age}", fontsize=9)
         axis.set(xticks=[], yticks=[])
         rows += table_rows(step=[age], mean_square=float((picture**2).mean()))
-    axes[0].set_ylabel("128 neurons of the first hidden layer")
-    axes[len(axes) // 2].set_xlabel("28 inputs")
+    axes[0].set_ylabel(f"{pictures.shape[1]} neurons of the first hidden layer")
+    axes[len(axes) // 2].set_xlabel(f"{pictures.shape[2]} inputs")
     return drawing(figure, rows, [treatment], f"Seed {treatment.seeds[0]}; each picture divided by its largest weight.")
-
-
-AGES = (0, 1, 5, 20, 100)
-"""Steps of which weights are kept (`evaluate.SNAPSHOTS`)."""
 
 
 def coefficients(runs: Runs, claims: Claims) -> Drawing:
@@ -235,17 +235,16 @@ def evolution(runs: Runs, claims: Claims) -> Drawing:
             axes[1].plot(steps / 1e6, speed, color=colour, linewidth=1.2)
             rows += table_rows(learner=title, seed=seed, generation=generations, steps=steps, speed=speed)
     axes[0].set(xlabel="generation", ylabel="population mean of distance / steps (m/s)")
-    axes[1].set(xlabel="steps of the environment (millions)")
+    axes[1].set(xlabel="steps of the policy (millions)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
-    return drawing(figure, rows, treatments.values(), "A line a seed; each point is the mean of five generations.")
+    return drawing(figure, rows, treatments.values(), "A line a seed.")
 
 
 def sharing(runs: Runs, claims: Claims) -> Drawing:
     """Distance kept when synapses share rules."""
     treatment = by_variant(runs, ["hebbian"])["hebbian"]
     counts = sorted(treatment.config["rules"])
-    sizes = (28, *(128, 64), 8)
-    groups = {"layer": len(sizes) - 1, "neuron": sum(sizes[1:]), "synapse": 12288}
+    groups = ("layer", "neuron", "synapse")
     figure, axes = panel_row(len(BODIES), (3.1, 3.1), sharey=True)
     rows: list[dict[str, Any]] = []
     for axis, (body, heading) in zip(axes, BODIES.items(), strict=True):
@@ -254,7 +253,8 @@ def sharing(runs: Runs, claims: Claims) -> Drawing:
         for seed, curve in zip(treatment.seeds, merged, strict=True):
             axis.plot(counts, curve, "o-", color=PALETTE[0], markersize=3, linewidth=0.8, alpha=0.6)
             rows += table_rows(body=body, sharing="k-means", seed=seed, rules=counts, share=curve)
-        for number, (name, rules) in enumerate(groups.items()):
+        for number, name in enumerate(groups):
+            rules = int(treatment.metric(f"rules_{name}").max())
             values = treatment.metric(f"{body}_{name}") / full
             axis.plot(
                 [rules] * len(values), values, "sv*"[number], color=PALETTE[number + 1], markersize=6, linestyle="none"
@@ -273,33 +273,42 @@ def sharing(runs: Runs, claims: Claims) -> Drawing:
 
 
 def film(runs: Runs, claims: Claims) -> Drawing:
-    """A walking quadruped, drawn from the places of its capsules."""
+    """A walking quadruped from its right side, drawn from positions and angles."""
     treatment = by_variant(runs, ["hebbian"])["hebbian"]
-    frames, times = treatment.array("frames")[0], treatment.array("frame_steps")[0]
-    figure, axis = plt.subplots(figsize=(9.6, 2.6), layout="constrained")
-    shift = 0.0
-    for frame, time in zip(frames.astype(float), times, strict=True):
-        _picture(axis, frame, shift)
-        axis.text(shift, -0.35, f"{time * STEP:.1f} s\nx = {frame[0, 0, 0]:.1f} m", ha="center", va="top", fontsize=7)
-        shift += 2.1
-    axis.plot([-1.2, shift - 0.9], [0, 0], color="0.6", linewidth=0.8, zorder=0)
-    axis.set(xlim=(-1.2, shift - 0.9), ylim=(-0.75, 1.3), aspect="equal")
+    postures, times = treatment.array("postures")[0].astype(float), treatment.array("frame_steps")[0]
+    figure, axis = plt.subplots(figsize=(9.6, 2.2), layout="constrained")
+    for place, (posture, time) in enumerate(zip(postures, times, strict=True)):
+        height, middle = posture[2], 2.1 * place
+        for start, end in sorted(capsules(posture), key=lambda ends: -ends[:, 1].sum()):
+            colour, order = (PALETTE[0], 3) if start[1] + end[1] < 0 else ("0.6", 1)
+            axis.plot([start[0] + middle, end[0] + middle], [start[2] + height, end[2] + height], color=colour,
+                      linewidth=5, solid_capstyle="round", zorder=order)  # fmt: skip
+        axis.add_patch(plt.Circle((middle, height), 0.25, color="0.35", zorder=2))
+        axis.text(middle, -0.25, f"{time * STEP:.1f} s\n{posture[0]:.1f} m", ha="center", va="top", fontsize=7)
+    axis.plot([-1.2, 2.1 * len(times) - 0.9], [0, 0], color="0.6", linewidth=0.8, zorder=0)
+    axis.set(xlim=(-1.2, 2.1 * len(times) - 0.9), ylim=(-0.75, 1.1), aspect="equal")
     axis.axis("off")
-    rows = table_rows(step=times, x=frames[:, 0, 0, 0].astype(float), height=frames[:, 0, 0, 2].astype(float))
-    return drawing(
-        figure, rows, [treatment], f"Seed {treatment.seeds[0]}, seen from its right side, right legs in colour."
-    )
+    rows = table_rows(step=times, x=postures[:, 0], height=postures[:, 2])
+    note = f"Seed {treatment.seeds[0]}; right legs in colour; below, time and how far it is."
+    return drawing(figure, rows, [treatment], note)
 
 
-def _picture(axis: Axes, frame: np.ndarray, shift: float) -> None:
-    """One posture: a disc for the torso, and legs, far ones first."""
-    torso, legs = frame[0, 0], frame[1:]
-    for start, end in sorted(legs, key=lambda leg: -leg[:, 1].mean()):
-        near = (start[1] + end[1]) / 2 < torso[1]
-        (x0, _, z0), (x1, _, z1) = start - torso, end - torso
-        axis.plot([x0 + shift, x1 + shift], [z0 + torso[2], z1 + torso[2]], color=PALETTE[0] if near else "0.6",
-                  linewidth=5, solid_capstyle="round", zorder=3 if near else 1)  # fmt: skip
-    axis.add_patch(plt.Circle((shift, torso[2]), 0.25, color="0.35", zorder=2))
+def capsules(posture: np.ndarray) -> np.ndarray:
+    """Ends of the three capsules of each leg, relative to the torso's middle, in metres: (12, 2, 3).
+
+    Arguments:
+        posture: Position, quaternion (w, x, y, z) and angles of hip 1, ankle 1 ... hip 4, ankle 4.
+    """
+    torso = Rotation.from_quat(posture[[4, 5, 6, 3]])
+    ends = []
+    for leg, (x, y, axis, _) in enumerate(LEGS):
+        hip, ankle = posture[7 + 2 * leg], posture[8 + 2 * leg]
+        stub = np.array([x, y, 0]) * FOOT / 2
+        turned = Rotation.from_rotvec([0, 0, hip])
+        knee = stub + turned.apply(stub)
+        bent = turned * Rotation.from_rotvec(ankle * np.array([axis, 1, 0]) / np.sqrt(2))
+        ends += [(np.zeros(3), stub), (stub, knee), (knee, knee + bent.apply(2 * stub))]
+    return torso.apply(np.array(ends).reshape(-1, 3)).reshape(-1, 2, 3)
 
 
 def driving(runs: Runs, claims: Claims) -> Drawing:

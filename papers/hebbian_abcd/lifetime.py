@@ -1,13 +1,13 @@
 """Lifetimes of quadrupeds: fresh weights, a policy that changes itself, progress step by step (section 3.3).
 
-Lives that have ended are not simulated further: the others are packed together.
+When a tenth of the lives have ended, the others are packed together, and those are not simulated further.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from papers.hebbian_abcd.bullet import BulletHerd
 from papers.hebbian_abcd.fast_plasticity import live_step, still_step
@@ -22,7 +22,9 @@ SHELTERED = 201
 LOW = 0.26
 """Height of the torso, in metres, at or below which a quadruped has fallen (PyBullet)."""
 BACKWARDS = 30
-"""Steps in a row with negative progress after which a life ends (official code)."""
+"""Steps in a row with negative progress that do not end a life; those of its shelter do not count (official code)."""
+ENDED = 0.1
+"""Share of ended lives at which they are no longer simulated."""
 
 
 Disturbance = Callable[[int, Float[np.ndarray, "N S"]], bool]
@@ -34,7 +36,7 @@ class Lifetimes(NamedTuple):
 
     progress: Float[np.ndarray, "T N"]
     """Metres a second in each step; zero after the end of a life."""
-    lengths: Float[np.ndarray, " N"]
+    lengths: Int[np.ndarray, " N"]
     """Steps lived."""
 
 
@@ -55,7 +57,7 @@ def live(
     stops: bool = True,
     disturb: Disturbance = lambda step, weights: True,
 ) -> Lifetimes:
-    """Lives of N quadrupeds from given birth weights, which change in place.
+    """Lives of N quadrupeds from given birth weights, which are overwritten.
 
     Arguments:
         coefficients: eta A, eta B, eta C, eta D; None for static weights.
@@ -67,7 +69,7 @@ def live(
     observations = herd.reset(rng).copy()  # the first step sees what was there before the settling (official code)
     for _ in range(SETTLING):
         herd.step(actions)
-    alive = np.arange(count)
+    members, lives = np.arange(count), np.full(count, True)
     progress, lengths, backwards = np.zeros((steps, count), np.float32), np.full(count, steps), np.zeros(count, int)
     for step in range(steps):
         if disturb(step, weights) and coefficients is not None:
@@ -75,18 +77,21 @@ def live(
         else:
             still_step(weights, scales, observations, layers, False, actions)
         observations, speed = herd.step(actions)
-        progress[step, alive] = speed
+        progress[step, members[lives]] = speed[lives]
+        if not stops or step < SHELTERED:
+            continue
         backwards = np.where(speed < 0, backwards + 1, 0)
-        if stops and step >= SHELTERED:
-            ended = (herd.heights <= LOW) | (backwards > BACKWARDS)
-            if ended.any():
-                lengths[alive[ended]] = step + 1
-                if ended.all():
-                    break
-                alive, backwards, weights, scales, actions = (
-                    array[~ended] for array in (alive, backwards, weights, scales, actions)
-                )
-                coefficients = None if coefficients is None else coefficients[~ended]
-                herd.select(~ended)
-                observations = herd.observations
+        ended = lives & ((herd.heights <= LOW) | (backwards > BACKWARDS))
+        lengths[members[ended]] = step + 1
+        lives &= ~ended
+        if not lives.any():
+            break
+        if lives.mean() < 1 - ENDED:
+            members, backwards, weights, scales, actions = (
+                array[lives] for array in (members, backwards, weights, scales, actions)
+            )
+            coefficients = None if coefficients is None else coefficients[lives]
+            herd.select(lives)
+            observations, lives = herd.observations, lives[lives]
+    herd.close()
     return Lifetimes(progress, lengths)

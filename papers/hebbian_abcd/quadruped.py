@@ -1,35 +1,29 @@
 """The quadruped: PyBullet's ant in MuJoCo, a population at once (the stand-in of scale cpu).
 
 Masses, limbs, torques, observation and progress are those of `AntBulletEnv-v0`. Contacts are MuJoCo's, and joints have
-a small armature for its sake, so metres do not compare with the paper's. It walks towards +x: leg 1 is its left front,
-2 its left rear, 3 its right rear, 4 its right front.
+a small armature for its sake, so metres do not compare with the paper's.
 """
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-import mujoco
-import mujoco.rollout
 import numba
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from common.errors import RefigureError
+from papers.hebbian_abcd.body import BODIES, FOOT, LEGS, STEP, TARGET, TORQUE, check_bodies, check_legs
 
-__all__ = ["BODIES", "STEP", "Herd", "body"]
+with contextlib.suppress(ModuleNotFoundError):
+    import mujoco
+    import mujoco.rollout
 
-STEP = 0.0165
-"""Seconds of a step of the policy (PyBullet)."""
+__all__ = ["Herd", "body"]
+
 SUBSTEPS = 2
-TORQUE = 250.0
-"""Newton metres of an action of 1."""
-LEGS = ((1, 1, -1, 1), (-1, 1, 1, -1), (-1, -1, -1, -1), (1, -1, 1, 1))
-"""Of each leg: signs of x and y, sign of x of the ankle's axis (-1 or 1, 1, 0), sign of the ankle's range."""
-BODIES: dict[str, dict[int, float]] = {"standard": {}, "right": {4: 0.1}, "left": {1: 0.1}}
-"""Length of the feet that are not 0.4 (times the root of 2, in metres), by leg: the paper's seen and unseen damage."""
 STATE, SENSORS = 1 + 15 + 14, 4 + 3
-TARGET = 1000.0
-"""Where the quadruped walks to on the x-axis, in metres."""
 
 
 def body(feet: Mapping[int, float]) -> str:
@@ -38,11 +32,10 @@ def body(feet: Mapping[int, float]) -> str:
     Raises:
         RefigureError: No such leg.
     """
-    if unknown := sorted(set(feet) - {1, 2, 3, 4}):
-        raise RefigureError(f"a quadruped has legs 1 to 4, not {unknown[0]}")
+    check_legs(feet)
     legs = ""
     for number, (x, y, axis, sign) in enumerate(LEGS, 1):
-        foot, limits = feet.get(number, 0.4), "30 100" if sign > 0 else "-100 -30"
+        foot, limits = feet.get(number, FOOT), "30 100" if sign > 0 else "-100 -30"
         legs += f"""
       <geom type="capsule" fromto="0 0 0 {0.2 * x} {0.2 * y} 0"/>
       <body name="hip{number}" pos="{0.2 * x} {0.2 * y} 0">
@@ -60,7 +53,7 @@ def body(feet: Mapping[int, float]) -> str:
     return f"""
 <mujoco>
   <compiler angle="degree"/>
-  <option timestep="{STEP / SUBSTEPS}" integrator="implicitfast"/>
+  <option timestep="{STEP / SUBSTEPS}" integrator="implicitfast"><flag autoreset="disable"/></option>
   <default>
     <geom density="1000" size="0.08" friction="1.2 0.005 0.0001" contype="1" conaffinity="0" condim="3"/>
     <joint armature="0.01" limited="true"/>
@@ -91,9 +84,9 @@ class Herd:
     """
 
     def __init__(self, bodies: Sequence[str]) -> None:
-        unknown = [name for name in bodies if name not in BODIES]
-        if unknown:
-            raise RefigureError(f"no body {unknown[0]!r}; there are {', '.join(BODIES)}")
+        if "mujoco" not in sys.modules:
+            raise RefigureError("engine mujoco is not installed: pip install mujoco==4.0.0")
+        check_bodies([*bodies])
         self.models = [_model(name) for name in bodies]
         self.data = mujoco.MjData(self.models[0])
         self.limits = self.models[0].jnt_range[1:].copy()
@@ -124,20 +117,18 @@ class Herd:
         """Heights of the torsos in metres."""
         return self.state[:, -1, 3]
 
-    def posture(self) -> Float[np.ndarray, "13 2 3"]:
-        """Ends of the torso, a point twice, and of the twelve leg capsules of the first quadruped, in metres."""
-        model, data = self.models[0], self.data
-        data.qpos[:] = self.state[0, -1, 1:16]
-        mujoco.mj_kinematics(model, data)
-        capsules = model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE
-        axes = data.geom_xmat[capsules].reshape(-1, 3, 3)[..., 2] * model.geom_size[capsules, 1:2]
-        ends = np.stack([data.geom_xpos[capsules] - axes, data.geom_xpos[capsules] + axes], 1)
-        return np.concatenate([np.tile(data.qpos[:3], (1, 2, 1)), ends])
+    def posture(self) -> Float[np.ndarray, " 15"]:
+        """Position, quaternion (w, x, y, z) and joint angles of the first quadruped, in metres and radians."""
+        return self.state[0, -1, 1:16]
 
-    def select(self, keep: np.ndarray) -> None:
-        """Go on with some of them alone."""
+    def select(self, keep: Bool[np.ndarray, " N"]) -> None:
+        """Go on with the kept ones alone."""
         self.models = [model for model, kept in zip(self.models, keep, strict=True) if kept]
         self.state, self.sensors, self.observations = self.state[keep], self.sensors[keep], self.observations[keep]
+
+    def close(self) -> None:
+        """End all lives."""
+        self.rollout.close()
 
 
 @numba.njit(fastmath=True)

@@ -31,13 +31,13 @@ def train(config: Walk, seeds: Sequence[int], run: Recorder) -> Outcome:
         """The mean distance over bodies, each with a life of its own."""
         distances, lived = [], 0
         for body in config.bodies:
-            rng = numpy_rng(seed, "life", generation, body)
-            lives = lives_of(config, population["plastic"], body, config.steps, rng)
+            lives = lives_of(config, population["plastic"], body, config.steps, (seed, "life", generation, body))
             distances.append(lives.progress.sum(0))
             lived += int(lives.lengths.sum())
         return np.mean(distances, 0), {"steps": float(lived)}
 
-    centre = evolve(config, first_genome(config, sizes_of(config), seed), fitness_of, seed, run)
+    chunk = 5 if config.engine == "mujoco" else 1  # a generation takes seconds or minutes
+    centre = evolve(config, first_genome(config, sizes_of(config), seed), fitness_of, seed, run, chunk)
     return Outcome(
         metrics={"parameters": [centre["plastic"].size]},
         arrays={"histogram": _histogram(config, centre["plastic"])},
@@ -50,23 +50,28 @@ def lives_of(
     plastic: Float[np.ndarray, "N ..."],
     body: str,
     steps: int,
-    rng: np.random.Generator,
+    stream: tuple[int, *tuple[str | int, ...]],
     *,
     stops: bool = True,
     disturb: Disturbance = lambda step, weights: True,
 ) -> Lifetimes:
-    """A life of every member with a body; weights at birth and pose are drawn from the stream."""
-    parts = []
-    for first in range(0, len(plastic), TOGETHER):
-        group = plastic[first : first + TOGETHER]
-        weights, changes = birth(config, group, rng)
+    """A life of every member with a body.
+
+    Arguments:
+        stream: Seed and purpose of the streams of birth weights and of poses; poses are the same for all learners.
+    """
+    births, poses = numpy_rng(*stream, "birth"), numpy_rng(*stream, "pose")
+    groups = []
+    for start in range(0, len(plastic), TOGETHER):
+        group = plastic[start : start + TOGETHER]
+        weights, changes = birth(config, group, births)
         herd = herd_of(config.engine, [body] * len(group))
         options = {"normalise": config.normalise, "stops": stops, "disturb": disturb}
-        parts.append(live(herd, weights, changes, sizes_of(config), steps, rng, **options))
-    return Lifetimes(*(np.concatenate(arrays, -1) for arrays in zip(*parts, strict=True)))
+        groups.append(live(herd, weights, changes, sizes_of(config), steps, poses, **options))
+    return Lifetimes(*(np.concatenate(arrays, -1) for arrays in zip(*groups, strict=True)))
 
 
 def _histogram(config: Walk, plastic: Float[np.ndarray, "..."]) -> Float[np.ndarray, "1 K 80"]:
-    """Of each coefficient how many synapses have a value in each of 80 bins from -4 to 4."""
+    """How many synapses have a coefficient in each of 80 bins from -4 to 4."""
     rows = plastic.reshape(-1, plastic.shape[-1])
     return np.stack([np.histogram(row, 80, (-4, 4))[0] for row in rows])[None]

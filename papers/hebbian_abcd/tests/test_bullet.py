@@ -7,8 +7,8 @@ import pytest
 
 from common.errors import RefigureError
 from papers.hebbian_abcd import bullet
+from papers.hebbian_abcd.body import STEP
 from papers.hebbian_abcd.bullet import ANT, JOINTS, LINKS, BulletHerd, ant
-from papers.hebbian_abcd.quadruped import STEP
 
 pybullet = pytest.importorskip("pybullet")
 

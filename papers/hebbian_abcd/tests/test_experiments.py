@@ -1,15 +1,20 @@
 """Evolution on fitness that theory knows; disturbances; shared rules; settings that are refused."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common.errors import RefigureError
+from common.room.config import to_dict
 from common.train.evolution import Params
 from common.train.recorder import Recorder
-from papers.hebbian_abcd import evolution, walk
+from papers.hebbian_abcd import evaluate, evolution, walk
 from papers.hebbian_abcd.config import Evaluate, Walk
-from papers.hebbian_abcd.evaluate import CONDITIONS, disturbance
-from papers.hebbian_abcd.evolution import birth, evolve, first_genome
+from papers.hebbian_abcd.evaluate import CONDITIONS, CONTROLS, disturbance, learning, recovery
+from papers.hebbian_abcd.evolution import birth, evolve, first_genome, products
 from papers.hebbian_abcd.share import merged, per_layer, per_neuron
 
 SIZES = (3, 4, 2)
@@ -92,7 +97,7 @@ def test_static_weights_begin_as_pytorch_draws_them_and_birth_weights_are_drawn_
 
 def test_what_each_condition_does_to_weights() -> None:
     config, weights = Evaluate(damage=5, window=3, frozen=4), np.ones((2, 30), np.float32)
-    for condition in CONDITIONS:
+    for condition in (*CONDITIONS, *CONTROLS):
         disturb = disturbance(condition, config, 30, 0)
         learns, zeros = [], []
         for step in range(10):
@@ -109,6 +114,51 @@ def test_what_each_condition_does_to_weights() -> None:
             "frozen": [True] * 4 + [False] * 6,
             "unlearning": [False] * 10,
         }.get(condition, [True] * 10)
+
+
+def test_measures_of_learning_and_recovery() -> None:
+    undisturbed, damaged = np.full(400, 0.4), np.full(400, 0.4)
+    undisturbed[:60] = 0
+    damaged[200:] = 0.1
+    speeds = {"undisturbed": undisturbed, "unlearning": np.zeros(400)}
+    assert learning(speeds) == pytest.approx({
+        "early_undisturbed": 0.32, "early_unlearning": 0, "early_share": 0.8,
+    })  # fmt: skip
+    measures = recovery({"undisturbed": undisturbed, "zeroed": damaged}, Evaluate(damage=200))
+    assert measures == pytest.approx({"after_zeroed": 0.1, "undisturbed_zeroed": 0.4, "margin_zeroed": -0.1})
+
+
+@pytest.mark.parametrize("engine", ["mujoco", "pybullet"])
+@pytest.mark.parametrize("learner", ["hebbian", "static"])
+def test_an_evaluation_in_either_engine(engine: str, learner: str) -> None:
+    pytest.importorskip(engine)
+    evolved = Walk(learner=learner, engine=engine, hidden=(6,), population=2, generations=1, steps=180)
+    genome = {name: np.asarray(part) for name, part in first_genome(evolved, walk.sizes_of(evolved), 0).items()}
+    parent = SimpleNamespace(identity=SimpleNamespace(config=to_dict(evolved)), parameters=genome)
+    config = Evaluate(lifetimes=1, damage=20, window=20, frozen=30)
+    outcome = evaluate.train(config, [0], Recorder(), parent)
+    assert all(np.isfinite(values).all() for values in outcome.metrics.values())
+    assert ("after_frozen" in outcome.metrics) == ("path" in outcome.arrays) == (learner == "hebbian")
+    with pytest.raises(RefigureError, match="give 190 at least"):
+        evaluate.train(replace(config, frozen=90), [0], Recorder(), parent)
+
+
+def test_what_a_rule_does_depends_on_products_alone() -> None:
+    plastic = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
+    flipped = -plastic  # eta A is (-eta) (-A)
+    np.testing.assert_allclose(products("ABCD_lr", plastic), products("ABCD_lr", flipped))
+    np.testing.assert_allclose(products("ABCD", products("ABCD_lr", plastic)), products("ABCD_lr", plastic))
+
+
+def test_one_failed_simulation_is_the_worst_and_no_end() -> None:
+    config = Walk(population=4, generations=2, hidden=(4,))
+
+    def fitness_of(population, generation):
+        return np.array([np.nan, 1.0, 2.0, 3.0]), {}
+
+    assert np.isfinite(
+        evolve(config, {"plastic": np.zeros((5, 1), np.float32)}, fitness_of, 0, Recorder())["plastic"]
+    ).all()
 
 
 def test_shared_rules() -> None:

@@ -5,8 +5,10 @@ import pytest
 
 from common.errors import RefigureError
 from papers.hebbian_abcd import lifetime
+from papers.hebbian_abcd.body import BODIES, STEP
+from papers.hebbian_abcd.figures import capsules
 from papers.hebbian_abcd.lifetime import SHELTERED, live
-from papers.hebbian_abcd.quadruped import BODIES, STEP, Herd, body
+from papers.hebbian_abcd.quadruped import Herd, body
 
 mujoco = pytest.importorskip("mujoco")
 FLIPPED = {1: -1, 4: -1, 6: -1}
@@ -71,6 +73,21 @@ def test_a_member_lives_as_it_would_alone() -> None:
         assert (alone[:, 0] == together[:, member]).all()
 
 
+def test_a_picture_has_the_limbs_of_the_simulator() -> None:
+    herd = Herd(["standard"])
+    herd.reset(np.random.default_rng(0))
+    for action in np.random.default_rng(1).uniform(-1, 1, (30, 1, 8)):
+        herd.step(action)
+    posture = herd.posture()
+    model, data = herd.models[0], mujoco.MjData(herd.models[0])
+    data.qpos[:] = posture
+    mujoco.mj_kinematics(model, data)
+    limbs = model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE
+    middles = (capsules(posture).mean(1) + posture[:3]).reshape(4, 3, 3)  # of stub, hip and foot of each leg
+    middles = np.concatenate([middles[:, 0], middles[:, 1:].reshape(8, 3)])  # the simulator has all stubs first
+    np.testing.assert_allclose(middles, data.geom_xpos[limbs], rtol=0, atol=1e-6)
+
+
 class Path:
     """Stands in for a herd: torsos of given heights, given speeds of each step."""
 
@@ -89,18 +106,24 @@ class Path:
     def select(self, keep: np.ndarray) -> None:
         self.heights, self.speeds, self.observations = self.heights[keep], self.speeds[:, keep], self.observations[keep]
 
+    def close(self) -> None:
+        pass
+
 
 def test_lives_end_after_a_fall_or_a_walk_backwards_but_not_in_the_first_201_steps() -> None:
-    speeds = np.ones((260, 3), np.float32)
-    speeds[:, 1] = -1
+    speeds = np.ones((260, 4), np.float32)
+    speeds[210:, 1] = -1
     speeds[225, 1] = 1  # not in a row
-    speeds[:210, 1] = 1
-    herd = Path([0.2, 0.7, 0.7], speeds)
-    weights = np.zeros((3, 28 * 8), np.float32)
-    lives = live(herd, weights, None, (28, 8), 260, np.random.default_rng(0))
-    assert lives.lengths.tolist() == [SHELTERED + 1, 226 + lifetime.BACKWARDS + 1, 260]
-    assert lives.progress[SHELTERED + 1 :, 0].tolist() == [0.0] * (260 - SHELTERED - 1)
-    whole = live(Path([0.2, 0.7, 0.7], speeds), weights, None, (28, 8), 260, np.random.default_rng(0), stops=False)
+    speeds[:, 2] = -1  # steps of the shelter do not count
+    heights = [0.2, 0.7, 0.7, 0.7]
+    weights = np.zeros((4, 28 * 8), np.float32)
+    lives = live(Path(heights, speeds), weights, None, (28, 8), 260, np.random.default_rng(0))
+    allowed = lifetime.BACKWARDS + 1
+    assert lives.lengths.tolist() == [SHELTERED + 1, 226 + allowed, SHELTERED + allowed, 260]
+    for member, length in enumerate(lives.lengths):
+        assert (lives.progress[:length, member] == speeds[:length, member]).all()
+        assert (lives.progress[length:, member] == 0).all()
+    whole = live(Path(heights, speeds), weights, None, (28, 8), 260, np.random.default_rng(0), stops=False)
     assert (whole.lengths == 260).all()
 
 

@@ -1,12 +1,10 @@
-"""Pictures, encoder and races: against plain forms, a library, hand-made rewards, and arrays of the official code."""
+"""Pictures, encoder and races: against plain forms, a library, hand-made rewards."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden import Arrays, Golden, agree
 
 from common.errors import RefigureError
 from papers.hebbian_abcd import racing
@@ -14,7 +12,6 @@ from papers.hebbian_abcd.fast_encoder import encode_all, resize
 from papers.hebbian_abcd.network import encode
 from papers.hebbian_abcd.racing import controls, race, streak_after
 
-golden = Golden("hebbian_abcd")
 SIZES = (648, 16, 8, 3)
 SYNAPSES = 648 * 16 + 16 * 8 + 8 * 3
 
@@ -156,17 +153,3 @@ def test_says_how_to_install_the_simulator(drivers: list[np.ndarray], monkeypatc
     monkeypatch.setitem(sys.modules, "envpool", None)
     with pytest.raises(RefigureError, match="pip install envpool=="):
         race(*drivers, SIZES, [5, 6, 7], 40)
-
-
-@golden.family
-def cnn(a: Arrays) -> None:
-    params, image = a["cnn_params"][None], a["image_uint8"][None]
-    agree(encode(params[0], image[0]), a["features"], 1e-5)
-    agree(encode_all(params, image)[0], a["features"], 1e-5)
-    agree(a["out_weights"] @ a["hidden2"], a["out_raw"], 1e-5)
-    agree(controls(a["out_raw"]), a["action"], 1e-5)
-
-
-@golden.files
-def test_agrees_with_the_official_code(name: str, file: Path) -> None:
-    golden.check(name, file)
