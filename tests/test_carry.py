@@ -75,6 +75,7 @@ def test_a_change_beyond_the_opening_is_found_where_all_of_a_run_is_replayed(toy
     assert line.endswith("not carried: it parts at the end: metric 'square' differs")
 
 
+POWERS = "\n\ndef powers(x):\n    return x ** int(get_args(Powers)[0])\n"
 MEASURED = "\n\ndef measured(x):\n    return x ** 2\n"
 
 
@@ -122,6 +123,19 @@ def test_rewritten_settings_of_the_same_values_are_executed_in_an_opening(toy: T
     plan.forget()
     (line,) = carry("toy_paper", "main")
     assert "carried from" in line
+
+
+def test_an_alias_outside_of_the_settings_is_code_like_any_other(toy: Toy) -> None:
+    """What is done after the opening may depend on it."""
+    path = toy.root / "papers" / "toy_paper" / "main.py"
+    path.write_text(path.read_text() + '\n\nfrom typing import Literal, get_args\n\nPowers = Literal["2"]\n' + POWERS)
+    toy.edit("papers/toy_paper/main.py", '(state["x"] ** 2).tolist()', 'powers(state["x"]).tolist()')
+    plan.forget()
+    toy.finished()
+    toy.edit("papers/toy_paper/main.py", 'Literal["2"]', 'Literal["4"]')
+    plan.forget()
+    (line,) = carry("toy_paper", "main")
+    assert "main.py: Powers changed, and the 2 lines that are replayed do not execute it" in line
 
 
 def test_a_replay_of_another_time_is_made_again(toy: Toy) -> None:

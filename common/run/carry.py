@@ -219,13 +219,16 @@ def _not_executed(definitions: Sequence[Definition], executed: Collection[CodeTy
     """Those of some definitions of which a function was not entered, or which no code names that was entered.
 
     A function that an opening enters and does not end, as `train` itself, counts as executed; the entry names it. An
-    alias for the names that a setting may have says nothing beyond the settings, which are compared.
+    alias for the names that a setting may have, among the settings, says nothing beyond these, which are compared.
     """
-    entered, named = _places(executed), {name for code in executed for name in code.co_names}
+    entered = _places(executed)
+    named = {
+        name for code in executed if code.co_name != "<module>" for name in code.co_names
+    }  # importing uses nothing
     unseen = []
     for file, name in definitions:
         functions = _functions(file, name)
-        if not (functions <= entered if functions else name in named or _is_literal(file, name)):
+        if not (functions <= entered if functions else name in named or _names_settings(file, name)):
             unseen.append(f"{file}: {name}")
     return unseen
 
@@ -246,9 +249,9 @@ def _functions(file: str, name: str) -> set[tuple[str, str]]:
     return set()
 
 
-def _is_literal(file: str, name: str) -> bool:
-    """Whether a top-level definition of a file is `NAME = Literal[...]`."""
-    return any(
+def _names_settings(file: str, name: str) -> bool:
+    """Whether a definition is `NAME = Literal[...]` in a room's `config.py` or `config/`."""
+    return Path(file).parts[2].removesuffix(".py") == "config" and any(
         isinstance(node, ast.Assign)
         and ast.unparse(node.targets[0]) == name
         and ast.unparse(node.value).startswith("Literal[")

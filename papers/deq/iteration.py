@@ -95,7 +95,7 @@ def iterate(
         first_residuals = absolute if first_residuals is None else first_residuals
         traces.append(residual if rows is None else _scatter(residual, rows, batch, torch.nan))
         previous_lowest = lowest if rows is None else lowest[rows]
-        better = (residual < previous_lowest) & ~(previous_lowest < tol)  # converged samples remaining their point
+        better = (residual < previous_lowest) & ~(previous_lowest < tol)  # converged samples keep their point
         current_lowest = torch.where(better, residual, previous_lowest)
         converged = current_lowest < tol
         reached = torch.where(converged, done, max_evals)
