@@ -26,7 +26,7 @@ from common.run.runtime import describe, settle
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("what is timed", "unit", "ours per core", "official per core", "ratio", "of the matrix product")
-LIBRARIES = ("jax", "numpy", "torch", "torchdeq")
+LIBRARIES = ("jax", "numpy", "torch", "torchdeq", "numba", "mujoco", "pybullet", "envpool")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Reference:
     command: str
     output: str
     measurements: dict[str, Measured]
-    side_by_side: SideBySide
+    side_by_side: SideBySide | None = None
 
 
 @dataclass(frozen=True)
@@ -234,14 +234,15 @@ def markdown(record: dict[str, Any]) -> list[str]:
 
 
 def recorded(known: Reference) -> list[str]:
-    """What was measured with the official code, in two sentences."""
-    audit = known.side_by_side
-    ratios = "; ".join(f"{what} {ratio}" for what, ratio in audit.ratios.items())
-    return [
+    """What was measured with the official code, in one or two sentences."""
+    notes = [
         f"Official, where no other source is named: {known.code}; {known.software}; {known.machine}; date {known.date};"
         f" output {known.output}. It ran on another occasion than ours, so no ratio is given.",
-        f"Side by side ({audit.how}; {audit.date}; {audit.machine}; output {audit.output}): {ratios}.",
     ]
+    if audit := known.side_by_side:
+        ratios = "; ".join(f"{what} {ratio}" for what, ratio in audit.ratios.items())
+        notes.append(f"Side by side ({audit.how}; {audit.date}; {audit.machine}; output {audit.output}): {ratios}.")
+    return notes
 
 
 def _cells(row: dict[str, Any], known: Reference, gflops: float | None) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PINS = {
     "torch": "2.13.0", "jax": "0.10.2", "snakemake": "9.27.1", "dvc": "3.67.1", "numpy": "2.4.6",
-    "matplotlib": "3.11.2", "seaborn": "0.13.2",
+    "matplotlib": "3.11.2", "seaborn": "0.13.2", "mujoco": "4.0.0", "envpool": "1.2.5", "pybullet": "3.2.7",
 }  # fmt: skip
 """Versions that were measured; everything else is the newest that fits."""
 CUDA = re.compile(r"^(torch|triton|nvidia-|cuda-|jax-cuda)")
