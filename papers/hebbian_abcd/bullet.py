@@ -5,10 +5,10 @@ a process), so none disturbs another, and a member walks as it would alone.
 """
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -18,8 +18,7 @@ from common.errors import RefigureError
 from papers.hebbian_abcd.body import BODIES, FOOT, LEGS, STEP, TARGET, TORQUE, check_bodies, check_legs
 
 with contextlib.suppress(ModuleNotFoundError):
-    import pybullet
-    import pybullet_data
+    import pybullet_data  # PyBullet itself prints a line when it is imported, so a herd does it
 
 __all__ = ["BulletHerd", "ant"]
 
@@ -64,9 +63,12 @@ class BulletHerd:
     """Simulators of herds that are gone: starting one takes as long as fifty steps."""
 
     def __init__(self, bodies: Sequence[str]) -> None:
-        if "pybullet" not in sys.modules:
-            raise RefigureError("engine pybullet is not installed: pip install pybullet==3.2.7")
+        try:
+            import pybullet
+        except ModuleNotFoundError:
+            raise RefigureError("engine pybullet is not installed: pip install pybullet==3.2.7") from None
         check_bodies([*bodies])
+        self.engine = pybullet
         self.models = [ant(BODIES[name]) for name in bodies]
         self.clients = [self.idle.pop() if self.idle else pybullet.connect(pybullet.DIRECT) for _ in bodies]
         self.torsos = np.zeros((len(bodies), 3, 3))  # position, roll pitch yaw, velocity
@@ -81,7 +83,7 @@ class BulletHerd:
         angles = rng.uniform(-0.1, 0.1, (len(self.clients), 8))
         self.contacts[:] = 0
         for member, (client, model) in enumerate(zip(self.clients, self.models, strict=True)):
-            limits = _build(client, model, angles[member])
+            limits = _build(self.engine, client, model, angles[member])
             self._sense(member, client)
         self.middle, self.half = limits.mean(1), (limits[:, 1] - limits[:, 0]) / 2
         self._observe(PARTS - 1)
@@ -91,12 +93,12 @@ class BulletHerd:
         """Act for one step; returns observations, whose contacts are of the step before, and progress in m/s."""
         torques, contacts = (TORQUE * np.clip(actions, -1, 1).astype(float)).tolist(), np.zeros_like(self.contacts)
         for member, (client, forces) in enumerate(zip(self.clients, torques, strict=True)):
-            pybullet.setJointMotorControlArray(
-                ANT, JOINTS, pybullet.TORQUE_CONTROL, forces=forces, physicsClientId=client
+            self.engine.setJointMotorControlArray(
+                ANT, JOINTS, self.engine.TORQUE_CONTROL, forces=forces, physicsClientId=client
             )
-            pybullet.stepSimulation(physicsClientId=client)
+            self.engine.stepSimulation(physicsClientId=client)
             self._sense(member, client)
-            for contact in pybullet.getContactPoints(ANT, FLOOR, physicsClientId=client):
+            for contact in self.engine.getContactPoints(ANT, FLOOR, physicsClientId=client):
                 if contact[3] in FEET:
                     contacts[member, FEET.index(contact[3])] = 1
         before = self.distances
@@ -119,7 +121,7 @@ class BulletHerd:
 
     def posture(self) -> Float[np.ndarray, " 15"]:
         """Position, quaternion (w, x, y, z) and joint angles of the first quadruped, in metres and radians."""
-        position, (x, y, z, w) = pybullet.getBasePositionAndOrientation(ANT, physicsClientId=self.clients[0])
+        position, (x, y, z, w) = self.engine.getBasePositionAndOrientation(ANT, physicsClientId=self.clients[0])
         return np.array([*position, w, x, y, z, *self.joints[0, :, 0]])
 
     def close(self) -> None:
@@ -129,11 +131,11 @@ class BulletHerd:
 
     def _sense(self, member: int, client: int) -> None:
         """Read a member's state from its simulator."""
-        position, orientation = pybullet.getBasePositionAndOrientation(ANT, physicsClientId=client)
-        velocity, _ = pybullet.getBaseVelocity(ANT, physicsClientId=client)
-        self.torsos[member] = position, pybullet.getEulerFromQuaternion(orientation), velocity
-        self.links[member] = [link[0] for link in pybullet.getLinkStates(ANT, LINKS, physicsClientId=client)]
-        self.joints[member] = [joint[:2] for joint in pybullet.getJointStates(ANT, JOINTS, physicsClientId=client)]
+        position, orientation = self.engine.getBasePositionAndOrientation(ANT, physicsClientId=client)
+        velocity, _ = self.engine.getBaseVelocity(ANT, physicsClientId=client)
+        self.torsos[member] = position, self.engine.getEulerFromQuaternion(orientation), velocity
+        self.links[member] = [link[0] for link in self.engine.getLinkStates(ANT, LINKS, physicsClientId=client)]
+        self.joints[member] = [joint[:2] for joint in self.engine.getJointStates(ANT, JOINTS, physicsClientId=client)]
 
     def _observe(self, parts: int) -> None:
         """What each quadruped senses (28 numbers), cut at 5, and its distance from the target in metres."""
@@ -150,7 +152,7 @@ class BulletHerd:
         np.clip(self.observations, -5, 5, out=self.observations)
 
 
-def _build(client: int, model: str, angles: Float[np.ndarray, " 8"]) -> Float[np.ndarray, "8 2"]:
+def _build(pybullet: ModuleType, client: int, model: str, angles: Float[np.ndarray, " 8"]) -> Float[np.ndarray, "8 2"]:
     """Lay the floor and stand a quadruped on nothing, with free joints at some angles; returns the joints' limits."""
     simulator = {"physicsClientId": client}
     pybullet.resetSimulation(**simulator)

@@ -154,6 +154,6 @@ def test_faults_are_one_line(monkeypatch):
         BulletHerd(["centaur"])
     with pytest.raises(RefigureError, match="legs 1 to 4, not 5"):
         ant({5: 0.1})
-    monkeypatch.delitem(sys.modules, "pybullet")
+    monkeypatch.setitem(sys.modules, "pybullet", None)
     with pytest.raises(RefigureError, match="pip install pybullet"):
         BulletHerd(["standard"])
