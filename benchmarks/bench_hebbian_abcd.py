@@ -10,12 +10,13 @@ from itertools import pairwise
 import numpy as np
 from measure import Row, cpu_seconds, main, per
 
-from papers.hebbian_abcd import drive, walk
 from papers.hebbian_abcd.config import Drive, Walk
+from papers.hebbian_abcd.drive import sizes_of as sizes_of_driver
 from papers.hebbian_abcd.evolution import birth
 from papers.hebbian_abcd.fast_plasticity import live_step
 from papers.hebbian_abcd.lifetime import SETTLING, herd_of, live
 from papers.hebbian_abcd.racing import race
+from papers.hebbian_abcd.walk import sizes_of as sizes_of_walker
 
 MEMBERS, STEPS = 100, 960
 SYNAPSE = 9
@@ -36,7 +37,7 @@ def population(config: Walk | Drive, members: int, sizes: tuple[int, ...]) -> tu
 
 def lives(name: str, config: Walk, members: int, repeats: int, reference: str) -> Row:
     """Lives of a population with what stands around them: reset, settling, observation."""
-    sizes, herd = walk.sizes_of(config), herd_of(config.engine, ["standard"] * members)
+    sizes, herd = sizes_of_walker(config), herd_of(config.engine, ["standard"] * members)
     weights, changes = population(config, members, sizes)
 
     def all_lives() -> None:
@@ -80,7 +81,7 @@ def plasticity(
 
 def races(config: Drive, members: int, repeats: int) -> Row:
     """Races from birth to a frame limit."""
-    sizes = drive.sizes_of(config)
+    sizes = sizes_of_driver(config)
     weights, changes = population(config, members, sizes)
     kernels = np.random.default_rng(1).standard_normal((members, 1362), np.float32)
 
@@ -106,9 +107,9 @@ def rows(repeats: int) -> Iterator[Row]:
     yield physics(hebbian, MEMBERS, repeats, "body")
     yield physics(Walk(), 20, repeats, "body")
     yield plasticity(
-        "network and rule alone, 12,288 synapses", hebbian, walk.sizes_of(hebbian), MEMBERS, repeats, "rule"
+        "network and rule alone, 12,288 synapses", hebbian, sizes_of_walker(hebbian), MEMBERS, repeats, "rule"
     )
-    yield plasticity("network and rule alone, 91,328 synapses", Drive(), drive.sizes_of(Drive()), 1, repeats, "")
+    yield plasticity("network and rule alone, 91,328 synapses", Drive(), sizes_of_driver(Drive()), 1, repeats, "")
     yield races(Drive(), 4, repeats)
 
 

@@ -26,13 +26,22 @@ from papers.hebbian_abcd.evaluate import SNAPSHOTS
 from papers.hebbian_abcd.plasticity import RULES
 
 __all__ = [
-    "bodies", "capsules", "coefficients", "driving", "evolution", "film", "learning", "recovery", "sharing",
-    "trajectories", "weights",
+    "bodies", "capsules", "coefficients", "driving", "evolution", "exploring", "film", "learning", "recovery",
+    "sharing", "trajectories", "weights",
 ]  # fmt: skip
 
 LEARNERS = {"hebbian": ("Hebbian", PALETTE[0]), "static": ("static weights", PALETTE[1])}
 BODIES = {"standard": "standard (seen)", "right": "right front damaged (seen)", "left": "left front damaged (unseen)"}
 DAMAGES = {"zeroed": "all weights zeroed once", "third_zeroed": "a third zeroed once", "window": "all held at zero"}
+CONDITIONS = {
+    "hebbian": "960 steps\nHebbian",
+    "static": "960 steps\nstatic",
+    "hebbian_300": "300 steps\nHebbian",
+    "static_300": "300 steps\nstatic",
+    "normalised_300": "Hebbian\nnormalised",
+    "birth_300": "Hebbian\nbirth up to 1",
+    "unpenalised_300": "Hebbian\nno penalty",
+}
 SMOOTH = 25
 """Steps that a speed is the mean of, in drawings."""
 PUBLISHED_STEPS = 960
@@ -270,6 +279,33 @@ def sharing(runs: Runs, claims: Claims) -> Drawing:
     figure.legend(handles, ["merged by k-means", "mean of a layer", "mean of a neuron", "a rule for every synapse"],
                   loc="outside upper center", ncols=4, fontsize=8)  # fmt: skip
     return drawing(figure, rows, [treatment], "A line a seed; no evolution after merging.")
+
+
+def exploring(runs: Runs, claims: Claims) -> Drawing:
+    """Speed on the standard body, and how much of the distance is kept on the others, by conditions of evolution."""
+    treatments = by_variant(runs, CONDITIONS)
+    figure, axes = panel_row(len(BODIES), (4.0, 3.3))
+    rows: list[dict[str, Any]] = []
+    for place, (name, treatment) in enumerate(treatments.items()):
+        standard = treatment.metric("distance_standard")
+        colour = LEARNERS["static" if "static" in name else "hebbian"][1]
+        for axis, body in zip(axes, BODIES, strict=True):
+            divisor = treatment.array("speed_undisturbed").shape[1] if body == "standard" else standard
+            values = treatment.metric(f"distance_{body}") / divisor
+            axis.bar(place, values.mean(), 0.7, color=colour, alpha=0.45)
+            axis.plot(place + 0.1 * np.linspace(-1, 1, len(values)), values, "o", color=colour, markersize=3.5)
+            rows += table_rows(
+                conditions=CONDITIONS[name].replace("\n", ", "), body=body, seed=treatment.seeds, value=values
+            )
+    for axis, (body, heading) in zip(axes, BODIES.items(), strict=True):
+        axis.set_xticks(range(len(treatments)), [CONDITIONS[name] for name in treatments], fontsize=7, rotation=60)
+        axis.set_title(heading, fontsize=9)
+        axis.set_ylabel("distance / steps (m/s)" if body == "standard" else "share of the standard body's", fontsize=8)
+        axis.axhline(0, color="0.4", linewidth=0.8)
+    note = (
+        "Bars are means over seeds (dots), in MuJoCo; the last three differ from 300 steps, Hebbian, in one thing each."
+    )
+    return drawing(figure, rows, treatments.values(), note)
 
 
 def film(runs: Runs, claims: Claims) -> Drawing:
