@@ -71,7 +71,8 @@ def claims_csv(judged: Sequence[Judged]) -> str:
 
 def claims_markdown(judged: Sequence[Judged]) -> Iterator[str]:
     """Judged claims as a Markdown table."""
-    yield "| claim | | published | ours [95 % interval] | seeds | verdict |"
+    printed = not any(claim.published is not None and claim.origin in ("reference", "beyond") for claim in judged)
+    yield f"| claim | | {'published' if printed else 'compared with'} | ours [95 % interval] | seeds | verdict |"
     yield "|---|---|---:|---:|---|---|"
     for claim in judged:
         statement, ours = claim.statement.replace("|", "\\|"), f"{measured(claim)} {claim.unit}".strip()
