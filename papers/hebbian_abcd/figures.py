@@ -40,7 +40,6 @@ CONDITIONS = {
     "static_300": "300 steps\nstatic",
     "normalised_300": "Hebbian\nnormalised",
     "birth_300": "Hebbian\nbirth up to 1",
-    "unpenalised_300": "Hebbian\nno penalty",
 }
 SMOOTH = 25
 """Steps that a speed is the mean of, in drawings."""
@@ -303,7 +302,7 @@ def exploring(runs: Runs, claims: Claims) -> Drawing:
         axis.set_ylabel("distance / steps (m/s)" if body == "standard" else "share of the standard body's", fontsize=8)
         axis.axhline(0, color="0.4", linewidth=0.8)
     note = (
-        "Bars are means over seeds (dots), in MuJoCo; the last three differ from 300 steps, Hebbian, in one thing each."
+        "Bars are means over seeds (dots), in MuJoCo; the last two differ from 300 steps, Hebbian, in one thing each."
     )
     return drawing(figure, rows, treatments.values(), note)
 
