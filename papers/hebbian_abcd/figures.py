@@ -194,13 +194,15 @@ def weights(runs: Runs, claims: Claims) -> Drawing:
     figure, axes = panel_row(len(pictures), (1.5, 3.2))
     rows: list[dict[str, Any]] = []
     for axis, age, picture in zip(axes, SNAPSHOTS, pictures, strict=True):
-        axis.imshow(picture, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+        end = np.quantile(np.abs(picture), 0.97)
+        axis.imshow(picture, cmap="RdBu_r", vmin=-end, vmax=end, aspect="auto", interpolation="nearest")
         axis.set_title(f"step {age}", fontsize=9)
         axis.set(xticks=[], yticks=[])
         rows += table_rows(step=[age], mean_square=float((picture**2).mean()))
     axes[0].set_ylabel(f"{pictures.shape[1]} neurons of the first hidden layer")
     axes[len(axes) // 2].set_xlabel(f"{pictures.shape[2]} inputs")
-    return drawing(figure, rows, [treatment], f"Seed {treatment.seeds[0]}; each picture divided by its largest weight.")
+    note = f"Seed {treatment.seeds[0]}; each picture has its own scale, which ends where 97 % of the weights do."
+    return drawing(figure, rows, [treatment], note)
 
 
 def coefficients(runs: Runs, claims: Claims) -> Drawing:
@@ -249,30 +251,29 @@ def evolution(runs: Runs, claims: Claims) -> Drawing:
 
 
 def sharing(runs: Runs, claims: Claims) -> Drawing:
-    """Distance kept when synapses share rules."""
+    """Distance when synapses share rules."""
     treatment = by_variant(runs, ["hebbian"])["hebbian"]
     counts = sorted(treatment.config["rules"])
     groups = ("layer", "neuron", "synapse")
     figure, axes = panel_row(len(BODIES), (3.1, 3.1), sharey=True)
     rows: list[dict[str, Any]] = []
     for axis, (body, heading) in zip(axes, BODIES.items(), strict=True):
-        full = treatment.metric("standard_synapse")
-        merged = np.stack([treatment.metric(f"{body}_{count}") / full for count in counts], 1)
+        merged = np.stack([treatment.metric(f"{body}_{count}") for count in counts], 1)
         for seed, curve in zip(treatment.seeds, merged, strict=True):
             axis.plot(counts, curve, "o-", color=PALETTE[0], markersize=3, linewidth=0.8, alpha=0.6)
-            rows += table_rows(body=body, sharing="k-means", seed=seed, rules=counts, share=curve)
+            rows += table_rows(body=body, sharing="k-means", seed=seed, rules=counts, distance=curve)
         for number, name in enumerate(groups):
             rules = int(treatment.metric(f"rules_{name}").max())
-            values = treatment.metric(f"{body}_{name}") / full
+            values = treatment.metric(f"{body}_{name}")
             axis.plot(
                 [rules] * len(values), values, "sv*"[number], color=PALETTE[number + 1], markersize=6, linestyle="none"
             )
-            rows += table_rows(body=body, sharing=name, seed=treatment.seeds, rules=rules, share=values)
+            rows += table_rows(body=body, sharing=name, seed=treatment.seeds, rules=rules, distance=values)
         axis.set_xscale("log")
         axis.set_title(heading, fontsize=9)
         axis.axhline(0, color="0.4", linewidth=0.8)
         axis.set_xlabel("number of rules")
-    axes[0].set_ylabel("share of the standard body's distance\nwith a rule for every synapse")
+    axes[0].set_ylabel("distance (m/s, summed over steps)")
     handles = [Line2D([], [], color=PALETTE[0], marker="o", markersize=3)]
     handles += [Line2D([], [], color=PALETTE[i + 1], marker="sv*"[i], linestyle="none") for i in range(3)]
     figure.legend(handles, ["merged by k-means", "mean of a layer", "mean of a neuron", "a rule for every synapse"],
