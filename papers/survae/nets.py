@@ -89,6 +89,33 @@ def gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+class Dropout(eqx.Module):
+    """Sets a share of all entries to zero and scales up the others, so that means stay.
+
+    Sixteen random bits decide on an entry: the share is the rate to within $2^{-17}$, and the scale is that of the share.
+
+    Arguments:
+        rate: The share, from 0 to less than 1.
+    """
+
+    rate: float = eqx.field(static=True)
+    inference: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Whether it does anything."""
+        return self.rate > 0 and not self.inference
+
+    def __call__(self, x: Array, key: Key) -> Array:
+        if not self.active:
+            return x
+        dropped = round(self.rate * 2**16)
+        words = jax.random.bits(demand_key(key, self), (-(-x.size // 2),))
+        # Two decisions a word: drawing the words is what costs.
+        bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
+        return jnp.where(bits >= dropped, x / (1 - dropped / 2**16), 0)
+
+
 class TransformerBlock(eqx.Module):
     r"""Pre-norm attention and feed-forward, (B, L, d) to (B, L, d).
 
@@ -110,7 +137,7 @@ class TransformerBlock(eqx.Module):
     norm2: LayerNorm
     linear1: Linear
     linear2: Linear
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     heads: int = eqx.field(static=True)
 
     def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float, depth: int, *, key: PRNGKeyArray) -> None:
@@ -121,21 +148,24 @@ class TransformerBlock(eqx.Module):
         self.out_proj = Linear(d_model, d_model, key=keys[1], std=std * residual)
         self.linear1 = Linear(d_model, d_ff, key=keys[2], std=std)
         self.linear2 = Linear(d_ff, d_model, key=keys[3], std=0.125 / math.sqrt(d_ff) * residual)
-        self.dropout = eqx.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.heads = heads
 
     def _attention(self, x: Float[Array, "B L d"], key: Key) -> Float[Array, "B L d"]:
         b, length, d = x.shape
-        qkv = self.in_proj(x).reshape(b, length, 3, self.heads, d // self.heads)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        scores = jnp.einsum("bihc,bjhc->bhij", q, k) / math.sqrt(d // self.heads)
-        weights = self.dropout(jax.nn.softmax(scores), key=key)
-        return self.out_proj(jnp.einsum("bhij,bjhc->bihc", weights, v).reshape(b, length, d))
+        heads = self.in_proj(x).reshape(b, length, 3, self.heads, d // self.heads)
+        # Heads before points: products of small matrices that lie together take a quarter of the time on a CPU.
+        q, k, v = heads.transpose(2, 0, 3, 1, 4)
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(d // self.heads)
+        e = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        # Softmax divides by the sum, which is left until the values are summed.
+        attended = self.dropout(e, key) @ v / e.sum(-1, keepdims=True)
+        return self.out_proj(attended.transpose(0, 2, 1, 3).reshape(b, length, d))
 
     def __call__(self, x: Float[Array, "B L d"], *, key: Key = None) -> Float[Array, "B L d"]:
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-        x = x + self.dropout(self._attention(self.norm1(x), keys[0]), key=keys[1])
-        return x + self.dropout(self.linear2(gelu(self.linear1(self.norm2(x)))), key=keys[2])
+        x = x + self.dropout(self._attention(self.norm1(x), keys[0]), keys[1])
+        return x + self.dropout(self.linear2(gelu(self.linear1(self.norm2(x)))), keys[2])
 
 
 class DenseTransformer(eqx.Module):
@@ -199,7 +229,7 @@ class DenseTransformer(eqx.Module):
         Raises:
             RefigureError: Dropout is active and ``key`` is missing.
         """
-        if any(block.dropout.p and not block.dropout.inference for block in self.blocks):
+        if any(block.dropout.active for block in self.blocks):
             demand_key(key, self)
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         h = self.in_linear(x.swapaxes(1, 2))

@@ -1,13 +1,14 @@
 """Bijections that only move entries: volumes stay the same, so their likelihood contribution is zero."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from papers.survae.transforms import Context, Inferred, Key, Transform, constant
 
-__all__ = ["Permute", "Reverse", "Shuffle", "Squeeze2d"]
+__all__ = ["Permute", "Reverse", "Shuffle", "Squeeze2d", "Unsqueeze2d"]
 
 
 class _Rearrange(Transform):
@@ -42,22 +43,21 @@ class Shuffle(_Rearrange):
     Arguments:
         size: The size of the axis.
         dim: The axis.
-        seed: Draws the permutation. An integer, not a key: models that differ in their parameters only, and
-            so can be stacked, share their permutations.
+        key: Draws the permutation, which is kept as integers and so is never trained.
     """
 
-    permutation: tuple[int, ...] = eqx.field(static=True)
+    permutation: Int[Array, " size"]
     dim: int = eqx.field(static=True)
 
-    def __init__(self, size: int, dim: int = 1, *, seed: int = 0) -> None:
-        self.permutation = tuple(np.random.default_rng(seed).permutation(size).tolist())
+    def __init__(self, size: int, dim: int = 1, *, key: PRNGKeyArray) -> None:
+        self.permutation = jax.random.permutation(key, size)
         self.dim = dim
 
     def rearrange(self, x: Array) -> Array:
-        return jnp.take(x, np.array(self.permutation), axis=self.dim)
+        return jnp.take(x, self.permutation, axis=self.dim)
 
     def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
-        return jnp.take(z, np.argsort(self.permutation), axis=self.dim)
+        return jnp.take(z, jnp.argsort(self.permutation), axis=self.dim)
 
 
 class Permute(_Rearrange):
@@ -83,11 +83,31 @@ class Squeeze2d(_Rearrange):
     """Space to depth: (B, C, H, W) to (B, 4 C, H / 2, W / 2), every 2 x 2 window's entries side by side."""
 
     def rearrange(self, x: Array) -> Array:
-        b, c, h, w = x.shape
-        windows = x.reshape(b, c, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 5, 2, 4)
-        return windows.reshape(b, 4 * c, h // 2, w // 2)
+        return space_to_depth(x)
 
     def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
-        b, c, h, w = z.shape
-        windows = z.reshape(b, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3)
-        return windows.reshape(b, c // 4, 2 * h, 2 * w)
+        return depth_to_space(z)
+
+
+class Unsqueeze2d(_Rearrange):
+    """Depth to space, `Squeeze2d` the other way round."""
+
+    def rearrange(self, x: Array) -> Array:
+        return depth_to_space(x)
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        return space_to_depth(z)
+
+
+def space_to_depth(x: Float[Array, "B C H W"]) -> Float[Array, "B 4C H/2 W/2"]:
+    """The entries of every 2 x 2 window, side by side in channels."""
+    b, c, h, w = x.shape
+    windows = x.reshape(b, c, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 5, 2, 4)
+    return windows.reshape(b, 4 * c, h // 2, w // 2)
+
+
+def depth_to_space(z: Float[Array, "B 4C H W"]) -> Float[Array, "B C 2H 2W"]:
+    """The inverse of `space_to_depth`."""
+    b, c, h, w = z.shape
+    windows = z.reshape(b, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return windows.reshape(b, c // 4, 2 * h, 2 * w)

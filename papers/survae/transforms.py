@@ -1,6 +1,6 @@
 """The contract of every SurVAE layer, and the composition of layers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 import equinox as eqx
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from common.errors import RefigureError
 
-__all__ = ["Compose", "Context", "Inferred", "Key", "Transform", "constant", "demand_key", "sum_except_batch"]
+__all__ = ["Compose", "Context", "Inferred", "Key", "Stack", "Transform", "constant", "demand_key", "sum_except_batch"]
 
 Key = PRNGKeyArray | None
 """Random key for layers that draw; all other layers need none."""
@@ -133,3 +133,58 @@ class Compose(Transform):
             layers.append(layer.initialise(x, key=layer_key, context=context))
             x, _ = layers[-1].forward(x, key=layer_key, context=context)
         return Compose(layers)
+
+
+class Stack(Transform):
+    """Layers that are alike in all but their parameters, one after the other by one compiled loop.
+
+    It is `Compose` of `count` draws of a layer, compiled once however many there are.
+
+    Arguments:
+        make: ``make(key)`` is one layer.
+        count: How many.
+        key: Draws them.
+    """
+
+    layer: Transform
+    count: int = eqx.field(static=True)
+
+    def __init__(self, make: Callable[[PRNGKeyArray], Transform], count: int, *, key: PRNGKeyArray) -> None:
+        self.layer = eqx.filter_vmap(make)(jax.random.split(key, count))
+        self.count = count
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """Whether every layer is exact."""
+        return self.layer.exact
+
+    def _keys(self, key: Key) -> PRNGKeyArray | None:
+        return None if key is None else jax.random.split(key, self.count)
+
+    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
+        arrays, static = eqx.partition(self.layer, eqx.is_array)
+
+        def infer(carry: Inferred, part: tuple) -> tuple[Inferred, None]:
+            z, ladj = eqx.combine(part[0], static).forward(carry[0], key=part[1], context=context)
+            return (z, carry[1] + ladj), None
+
+        return jax.lax.scan(infer, (x, constant(x, 0.0)), (arrays, self._keys(key)))[0]
+
+    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
+        arrays, static = eqx.partition(self.layer, eqx.is_array)
+
+        def generate(z: Array, part: tuple) -> tuple[Array, None]:
+            return eqx.combine(part[0], static).inverse(z, key=part[1], context=context), None
+
+        return jax.lax.scan(generate, z, (arrays, self._keys(key)), reverse=True)[0]
+
+    def initialise(self, x: Array, *, key: Key = None, context: Context = None) -> "Stack":
+        """Initialises the layers first to last, each on the output of the preceding layers for $x$."""
+        arrays, static = eqx.partition(self.layer, eqx.is_array)
+
+        def advance(x: Array, part: tuple) -> tuple[Array, Transform]:
+            layer = eqx.combine(part[0], static).initialise(x, key=part[1], context=context)
+            return layer.forward(x, key=part[1], context=context)[0], eqx.filter(layer, eqx.is_array)
+
+        set_arrays = jax.lax.scan(advance, x, (arrays, self._keys(key)))[1]
+        return eqx.tree_at(lambda stack: stack.layer, self, eqx.combine(set_arrays, static))
