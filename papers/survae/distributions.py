@@ -15,6 +15,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ConditionalNormal",
+    "DiagonalNormal",
     "Distribution",
     "Elementwise",
     "HalfNormal",
@@ -104,6 +105,29 @@ class HalfNormal(Elementwise):
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
         return jnp.abs(jax.random.normal(key, shape))
+
+
+class DiagonalNormal(Distribution):
+    r"""$\mathcal N(\mu_c, e^{2 \lambda_c})$ with a learned mean and log-scale for each channel $c$, started at 0.
+
+    Arguments:
+        shape: The shape of one sample, (C, ...).
+    """
+
+    mean: Float[Array, "C ..."]
+    log_scale: Float[Array, "C ..."]
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = tuple(shape)
+        self.mean = self.log_scale = jnp.zeros((shape[0], *(1,) * (len(shape) - 1)))
+
+    def log_prob(self, x: Array, key: Key = None, context: Context = None) -> Float[Array, " B"]:
+        noise = (x - self.mean) * jnp.exp(-self.log_scale)
+        return sum_except_batch(-0.5 * noise * noise - self.log_scale - _LOG_SQRT_2PI)
+
+    def sample(self, key: PRNGKeyArray, n: int, context: Context = None) -> Shaped[Array, "n ..."]:
+        return self.mean + jnp.exp(self.log_scale) * jax.random.normal(key, (n, *self.shape))
 
 
 class ConditionalNormal(Distribution):

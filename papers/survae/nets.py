@@ -92,7 +92,8 @@ def gelu(x: Array) -> Array:
 class Dropout(eqx.Module):
     """Sets a share of all entries to zero and scales up the others, so that means stay.
 
-    Sixteen random bits decide on an entry: the share is the rate to within $2^{-17}$, and the scale is that of the share.
+    Sixteen random bits decide on an entry: the share is the rate to within $2^{-17}$, and
+    the scale is that of the share.
 
     Arguments:
         rate: The share, from 0 to less than 1.
