@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from papers.survae.distributions import Distribution
 from papers.survae.transforms import Compose, Context, Key, Transform
 
-__all__ = ["Flow", "InverseFlow", "bits_per_dim", "elbo", "importance_bound", "iwbo", "ppll"]
+__all__ = ["Flow", "InverseFlow", "bits_per_dim", "importance_bound", "iwbo", "ppll"]
 
 
 class Flow(Distribution):
@@ -117,11 +117,6 @@ class InverseFlow(Distribution):
         noise = self.base.sample(base_key, n)
         x, ladj = self.transforms.forward(noise, key=key, context=self._context(context))
         return x, self.base.log_prob(noise) - ladj
-
-
-def elbo(flow: Distribution, x: Array, key: Key = None) -> Float[Array, " B"]:
-    r"""$\mathbb E_q[\log p(x, z) - \log q(z \mid x)]$ estimated by one draw of $z$ per $x$, (B,), in nats."""
-    return flow.log_prob(x, key)
 
 
 @eqx.filter_jit

@@ -1,6 +1,6 @@
-"""Rounding, a surjection between integers and reals, in both directions.
+"""Rounding, the surjection from reals to integers of generation.
 
-Where generation rounds, inference dequantizes: this gives discrete data a (bounded) likelihood under a
+Inference dequantizes: this gives discrete data a (bounded) likelihood under a
 continuous model.
 """
 
@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from papers.survae.distributions import Distribution
-from papers.survae.surjections import demand_exact
 from papers.survae.transforms import Context, Inferred, Key, Transform, demand_key
 
-__all__ = ["Dequantization", "Rounding", "UniformDequantization", "VariationalDequantization"]
+__all__ = ["Dequantization", "UniformDequantization", "VariationalDequantization"]
 
 
 def _off_the_edges(u: Array, cell: Array) -> Array:
@@ -92,33 +91,3 @@ class VariationalDequantization(Dequantization):
 
     def noise(self, key: PRNGKeyArray, x: Shaped[Array, "B ..."]) -> tuple[Array, Float[Array, " B"]]:
         return self.encoder.sample_with_log_prob(key, x.shape[0], context=2 * (x / (self.levels - 1)) - 1)
-
-
-class Rounding(Transform):
-    r"""Inference rounds to the nearest integer; generation places the point within its cell.
-
-    $$ z = \lfloor x + \tfrac 1 2 \rfloor, \qquad x = z - \tfrac 1 2 + u, \quad u \sim p(u \mid z) \text{ on }
-    [0, 1)^D, \qquad \mathcal V = \log p(u \mid z) $$
-
-    Generation keeps its noise off the edges as `Dequantization` does, so that inference finds $z$ again.
-
-    Arguments:
-        decoder: $p(u \mid z)$, an exact distribution; `StandardUniform` contributes nothing.
-
-    Raises:
-        RefigureError: ``decoder`` is only a bound.
-    """
-
-    decoder: Distribution
-
-    def __check_init__(self) -> None:
-        demand_exact(self.decoder, self)
-
-    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
-        z = jnp.floor(x)
-        z = z + (x - z >= 0.5)  # x + 1/2 itself may round up to the next integer
-        return z, self.decoder.log_prob(x - z + 0.5, context=z)
-
-    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
-        u = self.decoder.sample(demand_key(key, self), z.shape[0], context=z)
-        return z - 0.5 + _off_the_edges(u, z)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from common.errors import RefigureError
 from papers.survae.bijections import softplus
-from papers.survae.distributions import Distribution, Elementwise, HalfNormal
+from papers.survae.distributions import Distribution, HalfNormal
 from papers.survae.transforms import (
     Context,
     Inferred,
@@ -26,10 +26,8 @@ from papers.survae.transforms import (
 __all__ = [
     "Abs",
     "Augment",
-    "GenerativeReLU",
     "Max",
     "MaxPool2d",
-    "ReLU",
     "SignedAbs",
     "Slice",
     "Sort",
@@ -291,45 +289,3 @@ class Augment(Transform):
 
     def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
         return jax.lax.slice_in_dim(z, 0, self.size, axis=self.dim)
-
-
-class ReLU(Transform):
-    r"""Inference sets negative elements to zero; generation draws them anew.
-
-    $$ z = \max(0, x), \qquad x = z \text{ if } z > 0, \text{ else } -x \sim p, \qquad
-    \mathcal V = \sum_{x_i \le 0} \log p(-x_i) $$
-
-    Arguments:
-        negative: $p$, on $[0, \infty)$, the same for every element.
-    """
-
-    negative: Elementwise = HalfNormal(())
-
-    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
-        log_p = self.negative.log_density(jnp.maximum(-x, 0))
-        return jnp.maximum(x, 0), sum_except_batch(jnp.where(x > 0, 0, log_p))
-
-    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
-        return jnp.where(z > 0, z, -self.negative.draw(demand_key(key, self), z.shape).astype(z.dtype))
-
-
-class GenerativeReLU(Transform):
-    r"""Generation sets negative elements to zero; inference guesses them. The reverse of `ReLU`, a bound.
-
-    $$ x = \max(0, z), \qquad z = x \text{ if } x > 0, \text{ else } -z \sim q, \qquad
-    \mathcal V = -\sum_{x_i = 0} \log q(-z_i) $$
-
-    Arguments:
-        negative: $q$, on $[0, \infty)$, the same for every element.
-    """
-
-    exact: ClassVar[bool] = False
-    negative: Elementwise = HalfNormal(())
-
-    def forward(self, x: Array, *, key: Key = None, context: Context = None) -> Inferred:
-        noise = self.negative.draw(demand_key(key, self), x.shape).astype(x.dtype)
-        ladj = -sum_except_batch(jnp.where(x > 0, 0, self.negative.log_density(noise)))
-        return jnp.where(x > 0, x, -noise), ladj
-
-    def inverse(self, z: Array, *, key: Key = None, context: Context = None) -> Array:
-        return jnp.maximum(z, 0)
