@@ -1,4 +1,4 @@
-"""Figure 4 and what stands around it: the densities, every seed of them, and the test likelihoods."""
+"""The figures: densities of the plane (figure 4), sets of points, images; samples, likelihoods and training."""
 
 from dataclasses import replace
 
@@ -12,7 +12,10 @@ from common.report.theme import PALETTE, PUBLISHED, Drawing
 from common.train.seeding import numpy_rng
 from papers.survae.densities import DENSITIES
 
-__all__ = ["figure4", "likelihoods", "seeds"]
+__all__ = [
+    "figure4", "image_likelihoods", "image_samples", "image_training", "likelihoods", "point_likelihoods",
+    "point_samples", "point_training", "seeds",
+]  # fmt: skip
 
 TITLES = {
     "checkerboard": "Checkerboard",
@@ -154,3 +157,136 @@ def _show(axis: Axes, values: np.ndarray, limit: float) -> None:
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+POINT_MODELS = {"sort": "SortFlow", "permute": "PermuteFlow", "control": "neither symmetry"}
+QUOTED = {"S3a-bruno": "BRUNO", "S3a-neural_statistician": "Neural Statistician", "S3a-flowscan": "FlowScan"}
+IMAGE_SETS = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+IMAGE_MODELS = {"maxpool": "MaxPoolFlow", "slice": "baseline (slicing)"}
+
+
+def point_samples(runs: Runs, claims: Claims) -> Drawing:
+    """Data and samples, each an 8 x 8 grid of scatter plots."""
+    treatments = by_variant(runs, POINT_MODELS)
+    first = next(iter(treatments.values()))
+    panels = {"Data": first.array("data")[0]}
+    panels |= {POINT_MODELS[name]: treatment.array("samples")[0] for name, treatment in treatments.items()}
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.4), layout="constrained")
+    for axis, (title, sets) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for place, points in enumerate(np.asarray(sets[:64], np.float32)):
+            row, column = divmod(place, 8)
+            inside = ((points >= 0) & (points <= 28)).all(1)
+            # Points outside of a digit's square would lie in its neighbour's.
+            axis.plot(*(points[inside] + [30 * column, -30 * row]).T, "o", color=PALETTE[0], markersize=0.7)
+        axis.set(title=title, xlim=(-1, 240), ylim=(-211, 29), aspect="equal")
+        axis.axis("off")
+    rows = table_rows(model=[POINT_MODELS[name] for name in treatments], seed=[t.seeds[0] for t in treatments.values()])
+    return drawing(figure, rows, treatments.values(), "Samples outside of the square of 28 x 28 are left out.")
+
+
+def point_likelihoods(runs: Runs, claims: Claims) -> Drawing:
+    """PPLL of every model, with the published numbers."""
+    treatments = by_variant(runs, POINT_MODELS)
+    published = {claim.ours.variant: value for claim, value in published_values(claims, runs)}
+    figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+    rows = _marks(axis, {POINT_MODELS[name]: t for name, t in treatments.items()}, "ppll", published)
+    for claim in claims:
+        if claim.id in QUOTED and claim.published:
+            axis.axhline(claim.published.value, color="0.5", linestyle="--", linewidth=0.8)
+            axis.annotate(
+                QUOTED[claim.id], (1, claim.published.value), xycoords=("axes fraction", "data"),
+                xytext=(3, 0), textcoords="offset points", va="center", fontsize=7, color="0.4",
+            )  # fmt: skip
+    axis.set_ylabel("log-likelihood a point (nats)")
+    note = f"The bound of PermuteFlow has {next(iter(treatments.values())).config['k']} draws."
+    return drawing(figure, rows, treatments.values(), note)
+
+
+def image_likelihoods(runs: Runs, claims: Claims) -> Drawing:
+    """Bits a dimension of both models on every data set."""
+    treatments = _image_treatments(runs)
+    published = {claim.ours.variant: value for claim, value in published_values(claims, runs)}
+    figure, axis = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
+    named = {f"{IMAGE_SETS[name]}\n{IMAGE_MODELS[model]}": t for (name, model), t in treatments.items()}
+    rows = _marks(axis, named, "bits_per_dim", published)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_ylabel("bits a dimension")
+    return drawing(figure, rows, treatments.values())
+
+
+def image_samples(runs: Runs, claims: Claims) -> Drawing:
+    """One row a data set: samples of MaxPoolFlow, samples of the baseline."""
+    treatments = _image_treatments(runs)
+    names = [name for name in IMAGE_SETS if any(name == key[0] for key in treatments)]
+    figure, axes = plt.subplots(
+        len(names), 2, figsize=(6.4, 3.3 * len(names)), layout="constrained", squeeze=False
+    )  # fmt: skip
+    for row, name in enumerate(names):
+        for axis, (model, title) in zip(axes[row], IMAGE_MODELS.items(), strict=True):
+            axis.axis("off")
+            if (name, model) in treatments:
+                samples = treatments[name, model].array("samples")[0].transpose(0, 2, 3, 1)
+                side = samples.shape[1]
+                grid = samples.reshape(8, 8, side, side, -1).transpose(0, 2, 1, 3, 4).reshape(8 * side, 8 * side, -1)
+                axis.imshow(grid.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axis.set_title(f"{IMAGE_SETS[name]}, {title}", fontsize=9)
+    rows = [{"data": name, "model": model, "seed": t.seeds[0]} for (name, model), t in treatments.items()]
+    return drawing(figure, rows, treatments.values())
+
+
+def point_training(runs: Runs, claims: Claims) -> Drawing:
+    """Training likelihood a point over steps."""
+    treatments = {POINT_MODELS[name]: t for name, t in by_variant(runs, POINT_MODELS).items()}
+    units = dict.fromkeys(treatments, -1 / next(iter(treatments.values())).config["points"])
+    return _training(treatments, units, "log-likelihood a point (nats)")
+
+
+def image_training(runs: Runs, claims: Claims) -> Drawing:
+    """Training bits a dimension over steps."""
+    found = _image_treatments(runs)
+    treatments = {f"{IMAGE_SETS[name]}, {IMAGE_MODELS[model]}": t for (name, model), t in found.items()}
+    dims = {title: int(np.prod(t.array("samples").shape[2:])) for title, t in treatments.items()}
+    return _training(treatments, {title: 1 / (np.log(2) * size) for title, size in dims.items()}, "bits a dimension")
+
+
+def _image_treatments(runs: Runs) -> dict[tuple[str, str], Treatment]:
+    """The treatments by data set and model."""
+    named = {f"{name}-{model}": (name, model) for name in IMAGE_SETS for model in IMAGE_MODELS}
+    return {named[variant]: treatment for variant, treatment in by_variant(runs, named).items()}
+
+
+def _marks(axis: Axes, treatments: dict[str, Treatment], metric: str, published: dict[str, float]) -> list[dict]:
+    """Seeds, mean, interval and published value of each treatment, side by side; the rows of the table."""
+    rows = []
+    for place, (title, treatment) in enumerate(treatments.items()):
+        mean, low, high = treatment.mean_with_interval(metric)
+        colour = PALETTE[place % 2] if len(treatments) > 3 else PALETTE[place]
+        values, reference = treatment.metric(metric), published.get(treatment.variant)
+        axis.plot([place, place], [low, high], color=colour, **INTERVAL)
+        axis.plot(place, mean, color=colour, **MEAN)
+        axis.plot(place - 0.15 + 0.04 * np.linspace(-1, 1, len(values)), values, "o", color=colour, markersize=3)
+        axis.annotate(
+            f"{mean:.3f}", (place, values.max()), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
+        )
+        if reference is not None:
+            axis.plot(place + 0.15, reference, **PUBLISHED)
+        row = {"model": title.replace("\n", ", "), "published": reference, "ours": mean, "low": low, "high": high}
+        rows.append(row | {"seeds": len(values)})
+    axis.set_xticks(range(len(treatments)), list(treatments))
+    axis.set_xlim(-0.5, len(treatments) - 0.5)
+    axis.margins(y=0.15)
+    return rows
+
+
+def _training(treatments: dict[str, Treatment], units: dict[str, float], label: str) -> Drawing:
+    """The training likelihood of every seed, in units of so many nats an example."""
+    figure, axis = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
+    rows = []
+    for colour, (title, treatment) in zip(PALETTE, treatments.items(), strict=False):
+        for number, (seed, history) in enumerate(treatment.histories()):
+            values = history["nll"] * units[title]
+            axis.plot(history["step"], values, color=colour, linewidth=1, label=None if number else title)
+            rows += table_rows(model=title, seed=seed, step=history["step"], value=values)
+    axis.set(xlabel="gradient step", ylabel=label)
+    axis.legend(fontsize=8)
+    return drawing(figure, rows, treatments.values())

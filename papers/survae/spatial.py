@@ -127,7 +127,11 @@ def train(config: Points, seeds: Sequence[int], run: Recorder) -> Outcome:
             "ppll_one_draw": one.mean(1, dtype=np.float64),
             "order_gap": np.abs(moved - values).mean(1, dtype=np.float64),
         },
-        arrays={"samples": np.asarray(samples, np.float16), "test_ppll": values.astype(np.float32)},
+        arrays={
+            "samples": np.asarray(samples, np.float16),
+            "data": np.repeat(test[None, :DRAWN], len(seeds), 0).astype(np.float16),
+            "test_ppll": values.astype(np.float32),
+        },
         parameters=flatten_jax(models),
     )
 

@@ -146,7 +146,7 @@ def test_image_flows_have_finite_bounds_and_sample_bytes(model: str, noise: str)
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32)), jnp.uint8)
     value = eqx.filter_jit(lambda flow, x: flow.log_prob(x, KEY))(flow, x)
     assert flow.lower_bound
-    assert (8 < bits_per_dim(value, 32 * 32)).all()
+    assert (bits_per_dim(value, 32 * 32) > 8).all()
     assert np.isfinite(value).all()
     samples = eqx.filter_jit(lambda flow: flow.sample(KEY, 3))(flow)
     assert samples.shape == (3, 1, 32, 32)
