@@ -11,8 +11,8 @@ import jax
 from measure import Row, cpu_seconds, flops, main
 
 from papers.survae.config import Images, Points, Toy
-from papers.survae.images import image_flow
 from papers.survae.flow import Flow
+from papers.survae.images import image_flow
 from papers.survae.models import toy_absflow, toy_flow
 from papers.survae.spatial import point_flow
 from papers.survae.toy import CHUNK, nll, train
