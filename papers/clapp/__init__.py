@@ -1,0 +1,1 @@
+"""CLAPP: deep representations from a Hebbian-like rule that is local in space and time."""
