@@ -16,7 +16,9 @@ from common.errors import RefigureError
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(data.DATASETS)
-OFFICIAL = {"mnist", "fashion-mnist", "omniglot", "cifar10", "ptb", "fsdd", "tiny-imagenet", "mplp-released"}
+OFFICIAL = {
+    *("mnist", "fashion-mnist", "omniglot", "cifar10", "stl10", "ptb", "fsdd", "tiny-imagenet", "mplp-released"),
+}
 VENDORED = {"mplp-released"}
 """Their home is the repository: `artifacts/released/`."""
 
@@ -54,7 +56,7 @@ def test_a_repacking_is_exact_or_a_set_of_its_own(name: str) -> None:
 def test_identity_names_arrays_where_they_are_pinned_and_else_files(name: str) -> None:
     identity = data.identity(name)
     assert all(re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", value) for value in identity.values())
-    assert all("/" in key for key in identity) == (name not in ("cifar10", "tiny-imagenet", *VENDORED))
+    assert all("/" in key for key in identity) == (name not in ("cifar10", "stl10", "tiny-imagenet", *VENDORED))
 
 
 def test_different_sets_have_different_identities() -> None:

@@ -115,6 +115,25 @@ def _jpegs(stored: dict[str, np.ndarray], split: str) -> Iterator[Piece]:
     yield f"{split}/labels", stored["labels"]
 
 
+def stl10_binary(paths: Files) -> Iterator[Piece]:
+    """Official: planes of 3 x 96 x 96, each column by column; labels from 1; 5.5 GB of memory are needed."""
+    (archive,) = paths.values()
+    splits = {"train_X.bin": "train", "test_X.bin": "test", "unlabeled_X.bin": "unlabeled"}
+    labelled = {"train_y.bin": "train", "test_y.bin": "test"}
+    classes: Sequence[str] = ()
+    for path, content in members(archive, lambda path: path.endswith((".bin", "class_names.txt")), limit=4 << 30):
+        name = path.rpartition("/")[2]
+        if name in splits:
+            planes = np.frombuffer(content, np.uint8).reshape(-1, 3, 96, 96)
+            yield f"{splits[name]}/images", planes.transpose(0, 3, 2, 1)
+        elif name in labelled:
+            yield f"{labelled[name]}/labels", np.frombuffer(content, np.uint8) - np.uint8(1)
+        elif name == "class_names.txt":
+            classes = content.decode().split()
+    for split in labelled.values():
+        yield f"{split}/classes", classes
+
+
 def cifar10_jpeg(paths: Files) -> Iterator[Piece]:
     """Repacking of CIFAR-10 as JPEG files."""
     for split in ("train", "test"):
@@ -235,6 +254,6 @@ DECODERS: dict[str, Callable[[Files], Iterator[Piece]]] = {
     function.__name__: function
     for function in (
         *(idx, omniglot_bits, omniglot_zip, cifar10_binary, cifar10_jpeg, ptb_text, ptb_archive),
-        *(fsdd_npz, fsdd_archive, tiny_imagenet_zip, tiny_imagenet_jpeg, npz_by_split),
+        *(fsdd_npz, fsdd_archive, tiny_imagenet_zip, tiny_imagenet_jpeg, npz_by_split, stl10_binary),
     )
 }

@@ -13,7 +13,7 @@ from common import data
 from common.errors import RefigureError
 from papers.clapp.config import Images
 
-__all__ = ["Probing", "Stimulus", "images", "load_images", "patch_images", "two_views"]
+__all__ = ["Probing", "Stimulus", "images", "load_images", "patch_images", "spread_over", "two_views"]
 
 MEAN, DEVIATION = 0.4120, 0.2570
 """Of grey pixels between 0 and 1 (official code)."""
@@ -48,8 +48,10 @@ class Stimulus(NamedTuple):
     probing: Probing
 
 
-def load_images(name: str, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (n, C, H, W) uint8 and labels (n,) on a device, `count` of them spread evenly over a split; 0 for all.
+def spread_over(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 and labels (n,) of a data set, `count` of them spread evenly over a split; 0 for all.
+
+    Images without labels have label 0.
 
     Raises:
         RefigureError: The split has fewer.
@@ -57,11 +59,17 @@ def load_images(name: str, split: str, count: int, device: torch.device) -> tupl
     arrays = data.load(name, split)
     total = len(arrays["images"])
     if count > total:
-        raise RefigureError(f"{count} images asked of {name}, whose split {split} has {total}")
+        raise RefigureError(f"{count} images asked of {name}, whose split {split} has {total}: ask for fewer")
     rows = np.linspace(0, total, count or total, endpoint=False).astype(int)
-    pixels = torch.from_numpy(np.ascontiguousarray(arrays["images"][rows])).to(device).permute(0, 3, 1, 2).contiguous()
     labels = arrays["labels"][rows] if "labels" in arrays.arrays else np.zeros(len(rows), np.uint8)
-    return pixels, torch.from_numpy(np.array(labels)).to(device).long()
+    return np.ascontiguousarray(arrays["images"][rows]), np.array(labels)
+
+
+def load_images(name: str, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Colour images (n, 3, H, W) uint8 and labels (n,) on a device, `count` of them; 0 for all."""
+    pixels, labels = spread_over(name, split, count)
+    images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).contiguous()
+    return images, torch.from_numpy(labels).to(device).long()
 
 
 def _grey(pixels: Tensor) -> Tensor:
