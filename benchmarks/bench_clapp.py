@@ -26,7 +26,7 @@ SMALL = {
 }  # fmt: skip
 """Of scale cpu."""
 PASSES = {"rule": 2, "loss": 2, "end to end": 3}
-"""Products of a layer in units of its forward pass: no layer but those of an end-to-end network sends gradients down."""
+"""Products of a layer in units of its forward pass; layers of an end-to-end network alone send gradients down."""
 
 
 def products(config: Images, encoder: Encoder, passes: int) -> float:

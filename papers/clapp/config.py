@@ -13,7 +13,9 @@ __all__ = ["Equality", "Images", "Learner", "Motion", "Speech", "Structure"]
 def _check(config: object, *names: str, zero: bool = False) -> None:
     for name in names:
         value = getattr(config, name)
-        if not all(number > 0 or (zero and number == 0) for number in (value if isinstance(value, tuple) else (value,))):
+        if not all(
+            number > 0 or (zero and number == 0) for number in (value if isinstance(value, tuple) else (value,))
+        ):
             raise ValueError(f"{name} must be {'0 or ' if zero else ''}positive, not {value}")
 
 

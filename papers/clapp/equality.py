@@ -14,8 +14,8 @@ from papers.clapp.config import Equality
 from papers.clapp.encoder import Encoder
 from papers.clapp.learning import encoder_of, step_draws
 from papers.clapp.losses import Factors
-from papers.clapp.stimuli import images
 from papers.clapp.step import losses_of, set_rule_gradients
+from papers.clapp.stimuli import images
 
 __all__ = ["differences", "train"]
 
@@ -37,7 +37,7 @@ def differences(encoder: Encoder, x: Tensor, draws: Sequence, config: Equality) 
 
 
 def train(config: Equality, seeds: Sequence[int], run: Recorder) -> Outcome:
-    """Train by the rule in double precision; after every few steps compare it with the gradient on that step's batch."""
+    """Train by the rule in double precision; every few steps compare it with the gradient on that step's batch."""
     (seed,) = seeds
     device = torch_device()
     stimulus = images(config, device)

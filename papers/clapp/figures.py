@@ -219,7 +219,11 @@ def sequences(runs: Runs, claims: Claims) -> Drawing:
     """Accuracy against the layer for spoken digits, their speakers, and moving digits."""
     treatments = by_variant(runs, [f"{name}/{key}" for name in ("speech", "motion") for key in MAIN],
                             with_experiment=True)  # fmt: skip
-    panels = {"speech digits": ("speech", "raw"), "speakers": ("speech", "speaker_raw"), "moving digits": ("motion", "raw")}
+    panels = {
+        "speech digits": ("speech", "raw"),
+        "speakers": ("speech", "speaker_raw"),
+        "moving digits": ("motion", "raw"),
+    }
     panels = {title: place for title, place in panels.items() if any(key.startswith(place[0]) for key in treatments)}
     figure, axes = panel_row(len(panels), (3.8, 3.4))
     rows: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from papers.clapp.patches import offset_pairs
 
-__all__ = ["Draw", "Factors", "contrastive_loss", "hinge_loss", "negatives_of", "sample_weights"]
+__all__ = ["FULL", "Draw", "Factors", "Role", "contrastive_loss", "hinge_loss", "negatives_of", "sample_weights"]
 
 Role = Literal["both", "prediction", "retrodiction"]
 """Which activities a head's dendritic input drives: the later ones, those of the context, or both."""
@@ -37,6 +37,10 @@ class Factors(NamedTuple):
     """gamma = y H; H alone, as if the gaze always stayed; or 1."""
     fourth: bool = True
     """The dendritic prediction; without it 1."""
+
+
+FULL = Factors()
+"""The rule as published."""
 
 
 def negatives_of(values: Tensor, others: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def _scores(c: Tensor, z: Tensor, matrix: Tensor, others: Tensor) -> tuple[Tenso
 
 
 def hinge_loss(
-    activity: Tensor, matrices: Tensor, draw: Draw, skip: int, role: Role = "both", factors: Factors = Factors()
+    activity: Tensor, matrices: Tensor, draw: Draw, skip: int, role: Role = "both", factors: Factors = FULL
 ) -> Tensor:
     """L = max(0, 1 - y u) of one head, with the gradient stopped where its dendritic input has no say.
 
@@ -101,9 +105,7 @@ def _without_prediction(
     fixed = _scores(c.detach(), z.detach(), matrix, others)
     leaves = [u.detach().requires_grad_() for u in fixed]
     terms = _terms(*leaves, factors)
-    gamma, gamma_negative = (
-        -slope for slope in torch.autograd.grad([term.sum() for term in terms], leaves)
-    )
+    gamma, gamma_negative = (-slope for slope in torch.autograd.grad([term.sum() for term in terms], leaves))
     sums, sums_negative = fixed
     if role != "retrodiction":
         sums, sums_negative = sums + z.sum(-1), sums_negative + negatives_of(z, others).sum(-1)

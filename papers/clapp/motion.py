@@ -1,4 +1,4 @@
-"""Digits that move: frames follow one another in time, and a saccade goes to another sequence (stand-in for UCF-101)."""
+"""Digits that move: frames follow in time, and a saccade goes to another sequence (stand-in for UCF-101)."""
 
 from collections.abc import Sequence
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from papers.clapp.encoder import KERNEL, PADDING, Activity, Layer, Module
-from papers.clapp.losses import Draw, Factors, Role, negatives_of, sample_weights
+from papers.clapp.losses import FULL, Draw, Factors, Role, negatives_of, sample_weights
 from papers.clapp.patches import offset_pairs
 
 __all__ = ["HeadUpdate", "head_update", "local_update", "plasticity", "postsynaptic"]
@@ -33,7 +33,7 @@ class HeadUpdate(NamedTuple):
 
 
 def head_update(
-    activity: Tensor, matrices: Tensor, draw: Draw, skip: int, role: Role = "both", factors: Factors = Factors()
+    activity: Tensor, matrices: Tensor, draw: Draw, skip: int, role: Role = "both", factors: Factors = FULL
 ) -> HeadUpdate:
     """gamma times dendritic inputs, and the change of the prediction matrices.
 
@@ -67,7 +67,9 @@ def head_update(
             latest = gamma * z + (gamma_negative * z_negative).sum(-2) if role == "both" else None
         if later is not None:  # the prediction M' c drives the later activity
             dendrite[pair.target] += (
-                later @ matrix if factors.fourth else _collected(gamma * one, gamma_negative * one.unsqueeze(-2), others)
+                later @ matrix
+                if factors.fourth
+                else _collected(gamma * one, gamma_negative * one.unsqueeze(-2), others)
             )
         if latest is not None:  # the retrodiction M z drives the context
             dendrite[pair.context] += latest @ matrix.T if factors.fourth else gamma + gamma_negative.sum(-2)
@@ -129,7 +131,7 @@ def plain_plasticity(layer: Layer, activity: Activity, dendrite: Tensor) -> tupl
 @torch.no_grad()
 def local_update(
     module: Module, activity: Activity, grid: tuple[int, int, int], draws: tuple[Draw, ...], skip: int,
-    factors: Factors = Factors(), *, frozen: bool = False,
+    factors: Factors = FULL, *, frozen: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
     """Changes of a layer's parameters by their names in `module`, and its loss.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.errors import RefigureError
 from papers.clapp.encoder import Encoder
-from papers.clapp.losses import Draw, Factors, contrastive_loss, hinge_loss
+from papers.clapp.losses import FULL, Draw, Factors, contrastive_loss, hinge_loss
 from papers.clapp.patches import offset_pairs
 from papers.clapp.rule import local_update
 
@@ -47,7 +47,9 @@ def draw_all(
             return Draw(fixates, list(others[:1].expand(offsets, batch) if broadcast else others))
         lengths = [pair.target.stop - pair.target.start for pair in offset_pairs(rows, offsets, skip)]
         places = [
-            torch.randint(length * columns * batch, (length, columns, batch, negatives), generator=generator, device=device)
+            torch.randint(
+                length * columns * batch, (length, columns, batch, negatives), generator=generator, device=device
+            )
             for length in lengths
         ]
         return Draw(fixates, places)
@@ -58,7 +60,7 @@ def draw_all(
 
 
 def losses_of(
-    encoder: Encoder, x: Tensor, objective: str, draws: Draws, skip: int, factors: Factors = Factors()
+    encoder: Encoder, x: Tensor, objective: str, draws: Draws, skip: int, factors: Factors = FULL
 ) -> list[Tensor]:
     """The loss at the end of each module, of images (B, C, H, W)."""
     losses = []
@@ -85,7 +87,7 @@ def class_losses(encoder: Encoder, x: Tensor, labels: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def set_rule_gradients(
-    encoder: Encoder, x: Tensor, draws: Draws, skip: int, factors: Factors = Factors(), *, frozen: bool = False
+    encoder: Encoder, x: Tensor, draws: Draws, skip: int, factors: Factors = FULL, *, frozen: bool = False
 ) -> list[Tensor]:
     """Put minus the rule's changes where the optimiser looks for gradients; returns the losses of the layers.
 

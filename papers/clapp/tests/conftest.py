@@ -28,16 +28,18 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
             }, {})  # fmt: skip
         size = (28, 28) if name == "mnist" else (12, 12, 3)
         noise = rng.integers(0, 60, (60, *size))
-        return Split({"images": (noise + 60 * labels.reshape(-1, *[1] * len(size))).astype(np.uint8), "labels": labels}, {})
+        return Split(
+            {"images": (noise + 60 * labels.reshape(-1, *[1] * len(size))).astype(np.uint8), "labels": labels}, {}
+        )
 
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(learning, "CHUNK", 2)
 
 
 SMALL = {
-    "widths": (3, 4, 5), "pools": (2,), "modules": (1, 1, 1), "patch": (4, 4), "stride": (2, 2), "offsets": 2, "skip": 1,
-    "epochs": 1, "batch": 6, "probed": (1, 2, 3), "probe_epochs": 2, "probe_batch": 10, "probe_draws": 1, "l2": 0.1,
-    "rate": 1e-3,
+    "widths": (3, 4, 5), "pools": (2,), "modules": (1, 1, 1), "patch": (4, 4), "stride": (2, 2), "offsets": 2,
+    "skip": 1, "epochs": 1, "batch": 6, "probed": (1, 2, 3), "probe_epochs": 2, "probe_batch": 10, "probe_draws": 1,
+    "l2": 0.1, "rate": 1e-3,
 }  # fmt: skip
 """Settings of a network of three layers on images of 12 x 12, five rows of patches."""
 
