@@ -104,7 +104,6 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(
             Module(layers[end - size : end], heads, offsets, classes) for size, end in zip(modules, ends, strict=True)
         )
-        self.to(memory_format=torch.channels_last)
 
     @property
     def depth(self) -> int:

@@ -156,12 +156,13 @@ def ablations(runs: Runs, claims: Claims) -> Drawing:
 def receptive_fields(runs: Runs, claims: Claims) -> Drawing:
     """Test patches that excite some neurons most: methods in rows, layers in columns; the first seed."""
     treatments = by_variant(runs, MAIN)
-    figure, axes = plt.subplots(len(treatments), len(SHOWN_LAYERS), squeeze=False, layout="constrained",
-                                figsize=(8.4, 2.3 * len(treatments)))  # fmt: skip
+    shown = _shown(treatments, "patches")
+    figure, axes = plt.subplots(len(treatments), len(shown), squeeze=False, layout="constrained",
+                                figsize=(2.8 * len(shown), 2.3 * len(treatments)))  # fmt: skip
     rows: list[dict[str, Any]] = []
     for line, (name, treatment) in zip(axes, treatments.items(), strict=True):
         arrays = treatment.runs[0].arrays
-        for axis, layer in zip(line, SHOWN_LAYERS, strict=True):
+        for axis, layer in zip(line, shown, strict=True):
             patches = arrays[f"patches_{layer}"][0]  # (neurons, best, h, w)
             axis.set_axis_off()
             axis.set_title(f"{TITLES[name]}, layer {layer}", fontsize=8)
@@ -169,6 +170,11 @@ def receptive_fields(runs: Runs, claims: Claims) -> Drawing:
             if len(patches):
                 axis.imshow(_mosaic(patches), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     return drawing(figure, rows, treatments.values(), "First seed; neurons drawn at random, not chosen.")
+
+
+def _shown(treatments: Mapping[str, Treatment], kind: str) -> list[int]:
+    """The layers of the paper's pictures that all networks have."""
+    return [layer for layer in SHOWN_LAYERS if all(each.has(f"{kind}_{layer}") for each in treatments.values())]
 
 
 def _mosaic(patches: np.ndarray) -> np.ndarray:
@@ -181,13 +187,14 @@ def _mosaic(patches: np.ndarray) -> np.ndarray:
 def components(runs: Runs, claims: Claims) -> Drawing:
     """Two principal components of encodings of test images, by layer and method; the first seed."""
     treatments = by_variant(runs, MAIN)
-    figure, axes = plt.subplots(len(treatments), len(SHOWN_LAYERS), squeeze=False, layout="constrained",
-                                figsize=(8.4, 2.6 * len(treatments)))  # fmt: skip
+    shown = _shown(treatments, "components")
+    figure, axes = plt.subplots(len(treatments), len(shown), squeeze=False, layout="constrained",
+                                figsize=(2.8 * len(shown), 2.6 * len(treatments)))  # fmt: skip
     rows: list[dict[str, Any]] = []
     for line, (name, treatment) in zip(axes, treatments.items(), strict=True):
         arrays = treatment.runs[0].arrays
         labels = arrays["labels"][0]
-        for axis, layer in zip(line, SHOWN_LAYERS, strict=True):
+        for axis, layer in zip(line, shown, strict=True):
             points = arrays[f"components_{layer}"][0]
             axis.scatter(*points.T, c=labels, cmap="tab10", s=3, linewidths=0, alpha=0.7)
             axis.set(xticks=[], yticks=[])

@@ -92,7 +92,6 @@ def learn(config: Learner, seeds: Sequence[int], stimulus: Stimulus, run: Record
         list(offset_pairs(rows, config.offsets, config.skip))
     classes = 1 + max(int(labels.max()) for labels in stimulus.probing.train_labels.values())
     encoder = initialised(lambda: encoder_of(config, stimulus.shape[0], classes), seed, device)
-    encoder = encoder.to(memory_format=torch.channels_last)
     if config.objective != "none":
         fit(config, seed, stimulus, encoder, device, run)
     metrics, arrays = probe(config, seed, encoder.eval(), stimulus.probing)

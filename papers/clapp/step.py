@@ -100,7 +100,7 @@ def set_rule_gradients(
         changes, loss = local_update(stage, activity, grid, draw, skip, factors, frozen=frozen)
         parameters = dict(stage.named_parameters())
         for name, change in changes.items():
-            parameters[name].grad = change.neg_()
+            parameters[name].grad = change.neg_().contiguous()  # a fused optimiser expects the layout of weights
         losses.append(loss)
         y = activity.y
     return losses

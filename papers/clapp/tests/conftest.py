@@ -21,7 +21,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         labels = (np.arange(60) % 3).astype(np.uint8)
         if name == "fsdd":
             times = np.arange(1500) / 8000
-            samples = [4000 * np.sin(2 * np.pi * (300 + 500 * label) * times) for label in labels]
+            samples = [4000 * np.sin(2 * np.pi * (300 + 500 * label) * times) for label in labels.tolist()]
             return Split({
                 "samples": np.concatenate(samples).astype(np.int16), "offsets": np.arange(61) * 1500,
                 "digit": labels, "speaker": (labels + 1) % 3,

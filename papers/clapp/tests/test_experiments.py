@@ -135,12 +135,12 @@ def test_layers_are_probed_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe.torch, "rand", lambda *shape, generator: torch.full(shape, 0.5))
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
-    narrow = torch.randn(60, 4, generator=generator) + labels[:, None]
+    narrow = 0.1 * torch.randn(60, 4, generator=generator) + torch.eye(3, 4)[labels]
     wide = torch.randn(60, 9, generator=generator)
 
     def course(*layers: torch.Tensor) -> torch.Tensor:
         return raw_probes(
-            lambda _: layers, labels, layers, labels, epochs=3, batch=10, rate=0.01,
+            lambda _: layers, labels, layers, labels, epochs=3, batch=10, rate=0.1,
             generator=torch.Generator().manual_seed(1),
         ).accuracy  # fmt: skip
 
@@ -197,11 +197,11 @@ def test_training_lowers_the_hinge(memory: type) -> None:
     x = textures.expand(30, 1, 4, 3, 4).permute(0, 1, 3, 2, 4).reshape(30, 1, 12, 4).repeat(1, 1, 1, 3)
     labels = {"class": torch.arange(30) % 3}
     stimulus = Stimulus((1, 12, 12), 30, lambda rows, _: x[rows], None, Probing(lambda _: x, labels, x, labels))
-    config = Learner(**{**SMALL, **SHARED, "epochs": 60, "rate": 0.01})
+    config = Learner(**{**SMALL, **SHARED, "widths": (8, 8, 8), "epochs": 60, "batch": 15, "rate": 0.01})
     run = memory()
     learn(config, [0], stimulus, run)
     first, last = run.lines[0][1], run.lines[-1][1]
-    assert first["loss_1"] == pytest.approx(2, abs=0.1)
+    assert first["loss_1"] > 1.7
     assert last["loss_1"] < 1.2
     assert last["loss_3"] < 1.2
 
