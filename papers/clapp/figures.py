@@ -49,25 +49,33 @@ def _depth_line(axis: Axes, treatment: Treatment, metric: str, label: str, **sty
 
 
 def layers(runs: Runs, claims: Claims) -> Drawing:
-    """Accuracy of linear probes against the layer, by method; the methods of the main experiment are drawn full."""
-    treatments = by_variant(runs, [f"{name}/{key}" for name in ("vision", "methods") for key in TITLES],
-                            with_experiment=True)  # fmt: skip
-    figure, axes = panel_row(2, (5.2, 4.2))
+    """Accuracy of linear probes against the layer, by method and probe; and at layer 6 beside what was published."""
+    order = [f"{experiment}/{variant}" for experiment in ("vision", "methods") for variant in TITLES]
+    treatments = by_variant(runs, order, with_experiment=True)
+    figure, axes = panel_row(3, (4.4, 4.2))
     rows: list[dict[str, Any]] = []
-    for axis, (metric, title) in zip(axes, PROBES.items(), strict=True):
+    for axis, (metric, title) in zip(axes, PROBES.items(), strict=False):
         for name, treatment in treatments.items():
             experiment, _, variant = name.partition("/")
             style = {"color": COLOURS[variant], "linestyle": "-" if experiment == "vision" else "--"}
             rows += _depth_line(axis, treatment, metric, TITLES[variant], **style)
         axis.axhline(CHANCE, color="0.7", linewidth=1, linestyle=":")
         axis.set(xlabel="layer", ylabel="test accuracy, %", title=title)
+    places = {name: place for place, name in enumerate(treatments)}
+    for name, treatment in treatments.items():
+        last = f"raw_{_probed(treatment)[-1]}"
+        seeds = treatment.metric(last)
+        axes[2].plot([places[name]] * len(seeds), seeds, "o", markersize=4, color=COLOURS[name.partition("/")[2]])
     for claim, accuracy in published_values(claims, runs):
         name = f"{claim.ours.experiment}/{claim.ours.variant}"
-        if name in treatments and claim.ours.metric == "raw_6":
-            axes[0].plot(6, accuracy, **{**PUBLISHED, "color": COLOURS[claim.ours.variant]})
+        if name in places:
+            axes[2].plot(places[name], accuracy, **PUBLISHED)
             rows.append({"method": f"published, {TITLES[claim.ours.variant]}", "layer": 6, "accuracy": accuracy})
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-    note = "Open diamonds: published for STL-10. Dashed lines: experiment methods, of its own length of training."
+    names = [TITLES[name.partition("/")[2]] for name in places]
+    axes[2].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    axes[2].set(ylabel="test accuracy, %", ylim=(0, 100), title="last layer, raw features")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=8)
+    note = "Open diamonds: published, of STL-10. Dashed: experiment methods, of its own length of training."
     return drawing(figure, rows, treatments.values(), SEEDS, note)
 
 
@@ -132,7 +140,9 @@ def losses(runs: Runs, claims: Claims) -> Drawing:
                 values = course[f"loss_{place + 1}"].rolling(5, min_periods=1).mean() / heads
                 layer = sum(modules[: place + 1])
                 label = f"layer {layer}" if seed == treatment.seeds[0] else None
-                axis.plot(course["step"], values, color=shades((layer - 1) / 6), linewidth=1, label=label)
+                axis.plot(
+                    course["step"], values, "." if len(values) < 3 else "-", color=shades((layer - 1) / 6), label=label
+                )
                 rows += table_rows(method=TITLES[name], seed=seed, layer=layer, step=course["step"], loss=values)
         axis.set(xlabel="steps of training", title=TITLES[name])
     axes[0].set_ylabel("hinge loss a head")
@@ -227,7 +237,7 @@ def sequences(runs: Runs, claims: Claims) -> Drawing:
     treatments = by_variant(runs, [f"{name}/{key}" for name in ("speech", "motion") for key in MAIN],
                             with_experiment=True)  # fmt: skip
     panels = {
-        "speech digits": ("speech", "raw"),
+        "spoken digits": ("speech", "raw"),
         "speakers": ("speech", "speaker_raw"),
         "moving digits": ("motion", "raw"),
     }
