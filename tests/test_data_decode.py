@@ -420,6 +420,22 @@ def test_cifar10_binary(tmp_path: Path) -> None:
     assert pieces["train/classes"][3] == "cat"
 
 
+def test_stl10_binary(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), dtype=np.uint8)
+    parts = {"train": pictures[:2], "test": pictures[2:4], "unlabeled": pictures[4:]}
+    columns = {split: values.transpose(0, 3, 2, 1).tobytes() for split, values in parts.items()}
+    entries = [(f"stl10_binary/{split}_X.bin", content) for split, content in columns.items()]
+    entries += [("stl10_binary/train_y.bin", b"\x0a\x01"), ("stl10_binary/test_y.bin", b"\x02\x03")]
+    entries += [("stl10_binary/class_names.txt", b"airplane\nbird\n"), ("stl10_binary/fold_indices.txt", b"0 1\n")]
+    pieces = run("stl10_binary", **{"a.tar.gz": tar_of(tmp_path / "a.tar.gz", *entries)})
+    for split, values in parts.items():
+        np.testing.assert_array_equal(pieces[f"{split}/images"], values)
+    assert pieces["train/labels"].tolist() == [9, 0]
+    assert pieces["test/labels"].tolist() == [1, 2]
+    assert pieces["test/classes"] == ["airplane", "bird"]
+    assert "unlabeled/labels" not in pieces
+
+
 def picture_bytes(values: np.ndarray, form: str) -> bytes:
     image = pytest.importorskip("PIL.Image", reason="pillow is not installed").fromarray(values)
     buffer = io.BytesIO()
