@@ -23,6 +23,7 @@ from papers.clapp.motion import paths, sequences
 from papers.clapp.patches import extract_patches, grid_size, offset_pairs
 from papers.clapp.probe import raw_probes
 from papers.clapp.speech import log_mel, mel_filters
+from papers.clapp.step import losses_of
 from papers.clapp.stimuli import DEVIATION, MEAN, Probing, Stimulus, patch_images, two_views
 from papers.clapp.structure import principal_components, sparseness
 from papers.clapp.tests.conftest import SMALL
@@ -229,8 +230,6 @@ def test_the_difference_of_a_wrong_rule_is_seen(monkeypatch: pytest.MonkeyPatch)
 
 def losses_with(arguments: tuple, draws: object) -> list[torch.Tensor]:
     encoder, x, objective, _, skip, factors = arguments
-    from papers.clapp.step import losses_of
-
     return losses_of(encoder, x, objective, draws, skip, factors)
 
 
