@@ -48,7 +48,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 benchmark: $(READY)
-	for paper in survae anml vsml mplp deq hebbian_abcd; do $(BIN)/python benchmarks/bench_$$paper.py --json docs/speed/$$paper.json || exit 1; done
+	for paper in survae anml vsml mplp deq hebbian_abcd byol; do $(BIN)/python benchmarks/bench_$$paper.py --json docs/speed/$$paper.json || exit 1; done
 	$(BIN)/python benchmarks/publish.py
 
 gallery: $(READY)

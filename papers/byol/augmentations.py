@@ -1,6 +1,6 @@
 """The augmentations T and T' (table 6 and appendix B), one image after the other: the plain form, in the paper's order.
 
-An image is (3, H, W) in [0, 1]. `fast_augmentations` computes the same of a batch; both take what was drawn from `draw`.
+An image is (3, H, W) in [0, 1]. `fast_augmentations` does the same to a batch; both take what `draw` drew.
 """
 
 import math
@@ -28,7 +28,7 @@ class Policy:
     side: int = 224
     """Pixels a side of the result."""
     least_area: float = 0.08
-    """The crop's area is uniform between this share of the image and all of it; its aspect log-uniform in 3/4 to 4/3."""
+    """The crop's area is uniform between this share of the image and all of it; its aspect log-uniform, 3/4 to 4/3."""
     flip: float = 0.5
     """Probability of a flip from left to right."""
     jitter: float = 0.8

@@ -108,7 +108,9 @@ class Pretrain:
     """Precision of matrix products on a GPU; bf16 computes the networks in it."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "multiple", "side", "hidden", "projection", "projector_depth", "predictor_depth", "neighbours")
+        _at_least(
+            self, 1, "multiple", "side", "hidden", "projection", "projector_depth", "predictor_depth", "neighbours"
+        )
         _at_least(self, 0, "train", "tested", "epochs", "warm_up", "micro", "base_rate", "predictor_rate", "beta")
         _at_least(self, 0, "weight_decay", "momentum", "eta", "radius", "linear_epochs", "held_out")
         if not 0 <= self.tau <= 1:

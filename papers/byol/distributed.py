@@ -17,8 +17,7 @@ from torch import distributed as dist
 
 from common.errors import RefigureError, status_of
 from common.room.plan import PlannedRun, plan_run
-from common.run import checkpoint
-from common.run import command
+from common.run import checkpoint, command
 from common.run.record import RESUME
 from common.train.recorder import Recorder
 
@@ -50,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     if "RANK" not in os.environ:
         raise RefigureError(
-            "papers.byol.distributed is started by torchrun: torchrun --nproc-per-node N -m papers.byol.distributed ...; "
+            "papers.byol.distributed is started by torchrun --nproc-per-node N -m papers.byol.distributed ...; "
             "for one process use python -m papers.byol"
         )
     plan: PlannedRun = plan_run(

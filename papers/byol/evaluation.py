@@ -104,7 +104,12 @@ def linear_evaluation(
 
 
 def evaluations(
-    encoder: nn.Module, train: Pictures, test: Pictures, config: "Pretrain", seed: int, online: Callable[[Tensor], Tensor]
+    encoder: nn.Module,
+    train: Pictures,
+    test: Pictures,
+    config: "Pretrain",
+    seed: int,
+    online: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
     """Accuracies on test images in per cent.
 

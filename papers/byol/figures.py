@@ -1,4 +1,4 @@
-"""Tables and figures of BYOL: the family, decay, batch, augmentations, predictor's rate, heads, collapse, labels, size."""
+"""Figures of BYOL: the family, decay, batch, augmentations, predictor's rate, heads, collapse, labels, size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,13 @@ PUBLISHED_ROWS = {
     "stopped_beta1": "sg-p1", "stopped_no_predictor_beta1": "sg-1", "stopped": "sg-p0", "stopped_alone": "sg-0",
 }  # fmt: skip
 """The claim that has a variant's published accuracy."""
-SETS = {"": "baseline", "no_grey": "remove\ngreyscale", "no_colour": "remove\ncolour", "crop_blur": "crop +\nblur only", "crop": "crop only"}
+SETS = {
+    "": "baseline",
+    "no_grey": "remove\ngreyscale",
+    "no_colour": "remove\ncolour",
+    "crop_blur": "crop +\nblur only",
+    "crop": "crop only",
+}
 METHODS = {"byol": "BYOL", "simclr": "SimCLR"}
 TRACED = ("byol", "simclr", "stopped", "target_alone", "predictor_online", "neither", "stopped_alone")
 """Variants whose training is drawn."""
@@ -33,7 +39,8 @@ SEEDS = "Points: seeds. Bars and lines: means over them, with 95 % intervals (St
 OPEN = "Open diamonds: published, on ImageNet."
 PARAMETERS = {
     "H1-top1": (24, "BYOL"), "byol-r50x2-top1": (94, "BYOL (2x)"), "byol-r50x4-top1": (375, "BYOL (4x)"),
-    "byol-r200x2-top1": (250, "BYOL (200-2x)"), "b-simclr-top1": (24, "SimCLR"), "simclr-r50x2-top1": (94, "SimCLR (2x)"),
+    "byol-r200x2-top1": (250, "BYOL (200-2x)"), "b-simclr-top1": (24, "SimCLR"),
+    "simclr-r50x2-top1": (94, "SimCLR (2x)"),
     "simclr-r50x4-top1": (375, "SimCLR (4x)"), "b-moco-v2": (24, "MoCov2"), "b-infomin": (24, "InfoMin"),
     "b-cmc": (24, "CMC"), "sup": (24, "Sup."),
 }  # fmt: skip
@@ -141,7 +148,11 @@ def batch(runs: Runs, claims: Claims) -> Drawing:
     rows: list[dict[str, Any]] = []
     shown: list[Treatment] = []
     for colour, (method, title) in zip(PALETTE, METHODS.items(), strict=False):
-        line = [treatments.get(f"family/{method}"), treatments.get(f"batch/{method}_4"), treatments.get(f"batch/{method}_16")]
+        line = [
+            treatments.get(f"family/{method}"),
+            treatments.get(f"batch/{method}_4"),
+            treatments.get(f"batch/{method}_16"),
+        ]
         drawn = [treatment for treatment in line if treatment]
         sizes = [int(treatment.config["micro"] or treatment.config["batch"]) for treatment in drawn]
         rows += _differences(left, sizes, drawn, colour, title)
@@ -226,7 +237,9 @@ def collapse(runs: Runs, claims: Claims) -> Drawing:
     for colour, (name, treatment) in zip(PALETTE, treatments.items(), strict=False):
         for number, (seed, course) in enumerate(treatment.histories()):
             for axis, (metric, _) in zip(axes, panels, strict=True):
-                axis.plot(course["step"], course[metric], color=colour, linewidth=1.1, label="" if number else ROWS[name])
+                axis.plot(
+                    course["step"], course[metric], color=colour, linewidth=1.1, label="" if number else ROWS[name]
+                )
             rows += table_rows(variant=ROWS[name], seed=seed, **course[["step", *(metric for metric, _ in panels)]])
     for axis, (metric, title) in zip(axes, panels, strict=True):
         axis.set(xlabel="updates", title=title, yscale="linear" if metric == "spread" else "log")
@@ -248,7 +261,9 @@ def semi(runs: Runs, claims: Claims) -> Drawing:
         means = [mark(left, 100 * share, treatment, f"accuracy_{share:g}", colour) for share in shares]
         left.plot([100 * share for share in shares], means, color=colour, label=titles[name])
         for share in shares:
-            rows += table_rows(method=titles[name], labels=share, seed=treatment.seeds, top1=treatment.metric(f"accuracy_{share:g}"))
+            rows += table_rows(
+                method=titles[name], labels=share, seed=treatment.seeds, top1=treatment.metric(f"accuracy_{share:g}")
+            )
         key = "supervised" if name == "scratch" else name
         values = [published(claims, f"semi-{key}-{label}") for label in (1, 10, 100)]
         points = [(label, value) for label, value in zip((1, 10, 100), values, strict=True) if value is not None]
@@ -276,7 +291,9 @@ def size(runs: Runs, claims: Claims) -> Drawing:
         parameters = float(treatment.metric("parameters")[0])
         mark(right, parameters, treatment, "linear", colour, name.rpartition("/")[2])
         rows += table_rows(label=name, parameters=parameters, linear=treatment.metric("linear"))
-    left.set(xscale="log", xlabel="parameters (millions)", ylabel="ImageNet, linear evaluation, top-1 (%)", xlim=(18, 520))
+    left.set(
+        xscale="log", xlabel="parameters (millions)", ylabel="ImageNet, linear evaluation, top-1 (%)", xlim=(18, 520)
+    )
     left.set_xticks([25, 50, 100, 200, 400], ["25M", "50M", "100M", "200M", "400M"])
     left.minorticks_off()
     right.set(xscale="log", xlabel="parameters", ylabel="CIFAR-10, linear evaluation, top-1 (%)", title="ours")

@@ -1,4 +1,4 @@
-"""Semi-supervised learning: a pre-trained encoder and a new linear layer, fine-tuned on few labels (table 2, Fig. 4)."""
+"""Semi-supervised learning: a pre-trained encoder and a new linear layer, fine-tuned on few labels (table 2)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.room.config import build
 from common.train.loop import parts
 from common.train.recorder import Outcome, Recorder
 from common.train.seeding import numpy_rng
 from common.train.torch import initialised, torch_device
-from common.room.config import build
 from papers.byol.augmentations import Policy
 from papers.byol.config import Finetune, Pretrain
 from papers.byol.evaluation import NESTEROV

@@ -42,9 +42,7 @@ class Lars(torch.optim.Optimizer):
             weights = [value for value in updated if value.ndim > 1]
             others = [value for value in updated if value.ndim <= 1]
             if weights:
-                updates = torch._foreach_add(
-                    [value.grad for value in weights], weights, alpha=group["weight_decay"]
-                )
+                updates = torch._foreach_add([value.grad for value in weights], weights, alpha=group["weight_decay"])
                 factors = self._factors(weights, updates, group)
                 self._move(weights, torch._foreach_mul(updates, factors), group)
             if others:

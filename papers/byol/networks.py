@@ -68,7 +68,7 @@ def _initialise(module: nn.Module) -> nn.Module:
 
 
 def mlp(source: int, hidden: int, target: int, depth: int = 2) -> nn.Sequential:
-    """A projector or predictor: `depth` linear layers; batch normalisation and ReLU between them, no bias at the end."""
+    """A projector or predictor: `depth` linear layers, batch normalisation and ReLU between; no bias at the end."""
     layers: list[nn.Module] = []
     for _ in range(depth - 1):
         layers += [nn.Linear(source, hidden), BatchNorm(hidden), nn.ReLU()]
@@ -81,7 +81,7 @@ def _conv(source: int, target: int, size: int, stride: int = 1) -> nn.Conv2d:
 
 
 class SmallEncoder(nn.Module):
-    """3 x 3 convolutions, all but the first of stride 2, each with batch normalisation and ReLU; a mean over positions."""
+    """3 x 3 convolutions, all but the first of stride 2, with batch normalisation and ReLU; a mean over positions."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class SmallEncoder(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A block of ResNet v1: basic (two convolutions of 3 x 3) or a bottleneck (1 x 1, 3 x 3, 1 x 1, four times as wide)."""
+    """A block of ResNet v1: basic (3 x 3 twice) or a bottleneck (1 x 1, 3 x 3, 1 x 1, four times as wide)."""
 
     def __init__(self, source: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class Byol(nn.Module):
 
     @torch.no_grad()
     def follow(self, tau: float) -> None:
-        """ξ ← τ ξ + (1 - τ) θ for all parameters, biases and normalisation's among them, and for no running statistics."""
+        """ξ ← τ ξ + (1 - τ) θ for all parameters, biases and scales among them, and for no running statistics."""
         if self.target is not None:
             torch._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), 1 - tau)
 
@@ -199,7 +199,7 @@ def load_encoder(network: nn.Module, parameters: dict[str, Tensor]) -> None:
     state = network.state_dict()
     if wrong := state.keys() ^ parameters.keys():
         raise RefigureError(
-            f"the checkpoint is of another encoder: {sorted(wrong)[0]} stands in one of the two alone; use the settings "
+            f"the checkpoint is of another encoder: {sorted(wrong)[0]} stands in one alone; use the settings "
             "encoder, multiple and widths that it was trained with"
         )
     for name, value in state.items():

@@ -80,7 +80,7 @@ class ImagesOnDisk:
         if not names:
             raise RefigureError(
                 f"ImageNet is not there: {folder} holds no folders of classes. Get ILSVRC-2012 from "
-                f"https://image-net.org (an account is needed) and unpack it to {folder.parent}/train/<class>/*.JPEG and "
+                f"https://image-net.org (an account is needed), unpack it to {folder.parent}/train/<class>/*.JPEG and "
                 f"{folder.parent}/val/<class>/*.JPEG, or let REFIGURE_DATA name the folder above imagenet/"
             )
         files = [(path, place) for place, name in enumerate(names) for path in sorted((folder / name).glob("*"))]

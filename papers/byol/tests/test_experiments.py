@@ -39,7 +39,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         labels = np.arange(60) % 4
         noise = np.random.default_rng(0).integers(0, 40, (60, 12, 12, 3))
         colours = np.stack([60 * labels, 200 - 60 * labels, 100 + 0 * labels], 1)[:, None, None]
-        return Split({"images": (noise + np.clip(colours, 0, 200)).astype(np.uint8), "labels": labels.astype(np.uint8)}, {})
+        return Split(
+            {"images": (noise + np.clip(colours, 0, 200)).astype(np.uint8), "labels": labels.astype(np.uint8)}, {}
+        )
 
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(pretrain, "CHUNK", 2)
@@ -138,7 +140,9 @@ def test_files_in_folders_of_classes_train_and_are_evaluated(
             (tmp_path / "imagenet" / split / f"n{place}").mkdir(parents=True)
             for number in range(8):
                 pixels = rng.integers(0, 100, (20 + number, 24, 3)) + 100 * place
-                image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "imagenet" / split / f"n{place}" / f"{number}.JPEG")
+                image.fromarray(pixels.astype(np.uint8)).save(
+                    tmp_path / "imagenet" / split / f"n{place}" / f"{number}.JPEG"
+                )
     monkeypatch.setenv("REFIGURE_DATA", str(tmp_path))
     config = dataclasses.replace(SMALL, images="imagenet", train=0, tested=0, batch=8, held_out=4, linear_crops=True)
     metrics = pretrain.train(config, [0], memory()).metrics
@@ -149,7 +153,7 @@ def test_files_in_folders_of_classes_train_and_are_evaluated(
     assert bool((plain[:8].mean((1, 2, 3)) < plain[8:].mean((1, 2, 3)).min()).all())
 
 
-PROCESS = '''
+PROCESS = """
 import dataclasses
 import os
 import sys
@@ -183,7 +187,7 @@ if world().rank == 0:
     from safetensors.torch import save_file
 
     save_file({key: value.contiguous().clone() for key, value in results.items()}, sys.argv[1])
-'''
+"""
 
 
 def test_two_processes_are_one_with_the_double_batch(tmp_path: Path) -> None:
@@ -194,13 +198,19 @@ def test_two_processes_are_one_with_the_double_batch(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, words in (("one", [sys.executable]), ("two", launcher)):
         done = subprocess.run(
-            [*words, str(script), str(tmp_path / name), str(root)], capture_output=True, text=True, timeout=300, check=False
+            [*words, str(script), str(tmp_path / name), str(root)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     assert one.keys() == two.keys()
     for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            two[name], one[name], atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def runs_of(folder: Path, names: list[str]) -> list:
@@ -210,17 +220,17 @@ def runs_of(folder: Path, names: list[str]) -> list:
     for experiment in names:
         for variant in spec.load("byol").experiments[experiment].variants:
             for seed in (0, 1):
-                config = {"micro": 32 if variant.endswith("_4") else 8 if variant.endswith("_16") else 0, "batch": 128,
-                          "shares": [0.01, 0.1]}  # fmt: skip
+                micro = 32 if variant.endswith("_4") else 8 if variant.endswith("_16") else 0
+                config = {"micro": micro, "batch": 128, "shares": [0.01, 0.1]}
                 collapsed = variant in ("neither", "target_alone", "predictor_online", "stopped_alone")
-                metrics = {"linear": [40 - 5 * collapsed + rng.normal()], "spread": [0.05 if collapsed else 0.8],
-                           "parameters": [24_000], "accuracy_0.01": [20 + rng.normal()], "accuracy_0.1": [35 + rng.normal()]}  # fmt: skip
-                decay = np.exp(-np.arange(1, 30) / 8)
-                lines = [] if variant == "random" else [
-                    {"step": 20 * (i + 1), "spread": 0.8 * (d if collapsed else 1 - 0.2 * d), "rank": 1 + 30 * (d if collapsed else 1 - d),
-                     "projection_norm": 1 + i, "representation_norm": 2 + i}
-                    for i, d in enumerate(decay)
-                ]  # fmt: skip
+                accuracies = {"linear": 40 - 5 * collapsed, "accuracy_0.01": 20, "accuracy_0.1": 35}
+                metrics = {key: [value + rng.normal()] for key, value in accuracies.items()}
+                metrics |= {"spread": [0.05 if collapsed else 0.8], "parameters": [24_000]}
+                lines = []
+                for place, share in enumerate(np.exp(-np.arange(1, 30) / 8) if variant != "random" else ()):
+                    kept = share if collapsed else 1 - share
+                    norms = {"projection_norm": 1 + place, "representation_norm": 2 + place}
+                    lines.append({"step": 20 * (place + 1), "spread": 0.8 * kept, "rank": 1 + 30 * kept, **norms})
                 identity = Identity("byol", experiment, variant, config, (seed,), {}, "code")
                 runs.append(finished_run(folder, identity, metrics, {}, lines))
     return runs
@@ -243,7 +253,10 @@ def test_figures_are_drawn_from_whatever_runs_there_are(name: str, tmp_path: Pat
 def test_deviations_name_claims_that_are_there_and_figures_claims_too() -> None:
     known = {claim.id for claim in claim_files.load("byol")}
     for experiment in spec.load("byol").experiments.values():
-        entries = [*experiment.deviations, *(each for variant in experiment.variants.values() for each in variant.deviations)]
+        entries = [
+            *experiment.deviations,
+            *(each for variant in experiment.variants.values() for each in variant.deviations),
+        ]
         assert {touched for each in entries for touched in each.touches} - {"all"} <= known
     assert {*figures.PUBLISHED_ROWS.values(), *figures.PARAMETERS} <= known
 
