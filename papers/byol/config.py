@@ -77,7 +77,7 @@ class Pretrain:
     eta: float = 1e-3
     """η of LARS (official code)."""
     clip: bool = False
-    """Whether LARS's factor is at most the learning rate's inverse; solo-learn's recipe."""
+    """Whether LARS divides its factor by the rate and cuts it at 1; solo-learn's recipe."""
     least_area: float = 0.08
     """Least share of the image in a crop (table 6)."""
     flip: float = 0.5

@@ -35,7 +35,7 @@ SETS = {
 METHODS = {"byol": "BYOL", "simclr": "SimCLR"}
 TRACED = ("byol", "simclr", "stopped", "target_alone", "predictor_online", "neither", "stopped_alone")
 """Variants whose training is drawn."""
-SEEDS = "Points: seeds. Bars and lines: means over them, with 95 % intervals (Student's t) from two seeds on."
+SEEDS = "Points: seeds. Bars and lines: means over them, with 95 % intervals (Student's t) from three seeds on."
 OPEN = "Open diamonds: published, on ImageNet."
 PARAMETERS = {
     "H1-top1": (24, "BYOL"), "byol-r50x2-top1": (94, "BYOL (2x)"), "byol-r50x4-top1": (375, "BYOL (4x)"),
@@ -169,6 +169,7 @@ def batch(runs: Runs, claims: Claims) -> Drawing:
             rows += table_rows(method=title, published_batch=list(ordered), difference=list(ordered.values()))
     for axis, title in ((left, "ours"), (right, "published, ImageNet")):
         axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.invert_xaxis()
         axis.axhline(0, color="0.7", linewidth=0.8)
         axis.set(xlabel="images of a forward pass", ylabel="change from the whole batch (points)", title=title)

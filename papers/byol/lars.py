@@ -20,8 +20,8 @@ class Lars(torch.optim.Optimizer):
     Then  m ← 0.9 m + u;  p ← p - lr m:  momentum comes after the scaling, and the rate stays outside of it.
 
     Arguments:
-        clip: Whether lr η ‖p‖/‖u‖ is at most lr, that is the factor at most 1 after division by lr, and momentum is
-            plain: `clip_lr` of solo-learn.
+        clip: Whether the factor is min(η ‖p‖/(‖u‖ lr), 1) instead, so that a weight never moves faster than by plain
+            momentum: `clip_lr` of solo-learn.
     """
 
     def __init__(
