@@ -18,7 +18,7 @@ from torch import distributed as dist
 from common.errors import RefigureError, status_of
 from common.room.plan import PlannedRun, plan_run
 from common.run import checkpoint, command
-from common.run.record import RESUME
+from common.run.record import RESUME, is_done
 from common.train.recorder import Recorder
 
 __all__ = ["main"]
@@ -56,6 +56,9 @@ def main() -> None:
         "byol", options.experiment, options.variant, options.scale, (options.seed,), options.set, None
     )
     folder = options.out or plan.folder
+    if is_done(folder, plan.identity.key):
+        print(f"{plan.identity}: done already", file=sys.stderr)
+        return
     local, gpu = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(local)
