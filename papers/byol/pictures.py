@@ -19,6 +19,7 @@ __all__ = ["ImagesInMemory", "ImagesOnDisk", "Pictures", "normalise", "pictures"
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours; the official code uses them for all images."""
+WHOLE = slice(None)
 TEST_SCALE = 256 / 224
 """Of the shorter side before the central crop, where images are larger than views."""
 
@@ -43,8 +44,14 @@ class Pictures(Protocol):
     """(N,), on the device."""
     classes: int
 
-    def views(self, rows: np.ndarray, policies: Sequence[Policy], seed: int, *purpose: str | int) -> list[Tensor]:
-        """A view of images `rows` for each policy, normalised, (B, 3, side, side); drawn by (seed, purpose)."""
+    def views(
+        self, rows: np.ndarray, policies: Sequence[Policy], seed: int, *purpose: str | int, part: slice = WHOLE
+    ) -> list[Tensor]:
+        """A view of images `rows` for each policy, normalised, (B, 3, side, side); drawn by (seed, purpose).
+
+        Arguments:
+            part: Which of the rows this process makes views of; draws are those of all rows, whoever makes them.
+        """
 
     def plain(self, side: int, batch: int) -> Iterator[Tensor]:
         """All images in order, whole or cropped at their centre, normalised, so many at a time."""
@@ -58,12 +65,14 @@ class ImagesInMemory:
         self.labels = torch.from_numpy(labels).long().to(device)
         self.classes = int(self.labels.max()) + 1
 
-    def views(self, rows: np.ndarray, policies: Sequence[Policy], seed: int, *purpose: str | int) -> list[Tensor]:
-        images = self.images[torch.from_numpy(rows).to(self.images.device)].float() / 255
+    def views(
+        self, rows: np.ndarray, policies: Sequence[Policy], seed: int, *purpose: str | int, part: slice = WHOLE
+    ) -> list[Tensor]:
+        images = self.images[torch.from_numpy(rows[part]).to(self.images.device)].float() / 255
         views = []
         for number, policy in enumerate(policies):
             generator = torch_generator(seed, *purpose, number)
-            draws = draw(policy, (images.shape[2], images.shape[3]), len(rows), generator).to(images.device)
+            draws = draw(policy, (images.shape[2], images.shape[3]), len(rows), generator).at(part).to(images.device)
             views.append(normalise(augment(images, draws, policy)))
         return views
 
@@ -91,16 +100,19 @@ class ImagesOnDisk:
         self.device = device
         self._threads = ThreadPoolExecutor()
 
-    def views(self, rows: np.ndarray, policies: Sequence[Policy], seed: int, *purpose: str | int) -> list[Tensor]:
-        pictures = list(self._threads.map(_decoded, [self.paths[row] for row in rows]))
-        sizes = torch.tensor([[picture.height, picture.width] for picture in pictures])
+    def views(
+        self, rows: np.ndarray, policies: Sequence[Policy], seed: int, *purpose: str | int, part: slice = WHOLE
+    ) -> list[Tensor]:
+        pictures = list(self._threads.map(_decoded, [self.paths[row] for row in rows[part]]))
+        sizes = torch.ones(len(rows), 2)  # those of other processes decide nothing here
+        sizes[part] = torch.tensor([[picture.height, picture.width] for picture in pictures]).float()
         views = []
         for number, policy in enumerate(policies):
-            draws = draw(policy, sizes, len(rows), torch_generator(seed, *purpose, number))
+            draws = draw(policy, sizes, len(rows), torch_generator(seed, *purpose, number)).at(part)
             boxes = [(left, top, left + wide, top + tall) for top, left, tall, wide in draws.box.tolist()]
-            crops = self._threads.map(_cropped, pictures, boxes, [policy.side] * len(rows))
+            crops = self._threads.map(_cropped, pictures, boxes, [policy.side] * len(boxes))
             images = torch.from_numpy(np.stack(list(crops))).to(self.device).permute(0, 3, 1, 2).float() / 255
-            whole = torch.tensor([0.0, 0, policy.side, policy.side]).expand(len(rows), 4)
+            whole = torch.tensor([0.0, 0, policy.side, policy.side]).expand(len(boxes), 4)
             views.append(normalise(augment(images, Draws(whole, *draws[1:]).to(self.device), policy)))
         return views
 

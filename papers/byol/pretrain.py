@@ -68,9 +68,9 @@ def train(config: Pretrain, seeds: Sequence[int], run: Recorder) -> Outcome:
     def step(index: int) -> Mapping[str, float]:
         epoch, place = divmod(index, an_epoch)
         rows = numpy_rng(seed, "order", epoch).permutation(count)[place * config.batch : (place + 1) * config.batch]
-        rows = rows[together.part(len(rows))]
-        view1, view2 = source.views(rows, pair, seed, "views", index, together.rank)
-        labels = source.labels[torch.from_numpy(rows).to(device)]
+        part = together.part(len(rows))
+        view1, view2 = source.views(rows, pair, seed, "views", index, part=part)
+        labels = source.labels[torch.from_numpy(rows[part]).to(device)]
         return update(model, optimiser, view1, view2, labels, index, config, steps=steps, warm_up=warm_up)
 
     if steps:

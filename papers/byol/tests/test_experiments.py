@@ -74,6 +74,15 @@ def test_views_of_a_pair_differ_and_come_from_the_same_image() -> None:
     assert torch.equal(source.labels[gaps.argmin(1)], source.labels[:16]), "the same colour, class by class"
 
 
+def test_parts_of_a_batch_are_drawn_as_the_whole_is() -> None:
+    source = pictures("cifar10-jpeg", "train", 48, torch.device("cpu"))
+    rows, pair = np.arange(16), pretrain.policies(SMALL)
+    whole = source.views(rows, pair, 0, "views", 0)
+    halves = [source.views(rows, pair, 0, "views", 0, part=part) for part in (slice(0, 8), slice(8, 16))]
+    for view, parts in zip(whole, zip(*halves, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(parts), view)
+
+
 def test_without_predictor_and_negatives_it_collapses_and_byol_does_not(memory: type) -> None:
     config = dataclasses.replace(SMALL, epochs=60, base_rate=20.0, linear_epochs=0)
     byol = pretrain.train(config, [0], memory()).metrics
