@@ -20,6 +20,7 @@ __all__ = ["ImagesInMemory", "ImagesOnDisk", "Pictures", "normalise", "pictures"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours; the official code uses them for all images."""
 WHOLE = slice(None)
+"""All rows of a batch."""
 TEST_SCALE = 256 / 224
 """Of the shorter side before the central crop, where images are larger than views."""
 
