@@ -374,4 +374,5 @@ def driving(runs: Runs, claims: Claims) -> Drawing:
     if published:
         handles, labels = [*handles, Line2D([], [], **PUBLISHED)], [*labels, "published"]
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
-    return drawing(figure, rows, treatments.values())
+    frames = next(iter(treatments.values())).config["steps"]
+    return drawing(figure, rows, treatments.values(), f"Drives of at most {frames:,} frames; published ones have 1,000.")
