@@ -36,11 +36,12 @@ def population(config: Walk | Drive, members: int, sizes: tuple[int, ...]) -> tu
 
 
 def lives(name: str, config: Walk, members: int, repeats: int, reference: str) -> Row:
-    """Lives of a population with what stands around them: reset, settling, observation."""
-    sizes, herd = sizes_of_walker(config), herd_of(config.engine, ["standard"] * members)
+    """Lives of a population with what stands around them: making the bodies, reset, settling, observation."""
+    sizes = sizes_of_walker(config)
     weights, changes = population(config, members, sizes)
 
     def all_lives() -> None:
+        herd = herd_of(config.engine, ["standard"] * members)
         live(herd, weights.copy(), changes, sizes, STEPS, np.random.default_rng(0), stops=False)
 
     all_lives()
