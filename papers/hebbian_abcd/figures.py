@@ -375,4 +375,5 @@ def driving(runs: Runs, claims: Claims) -> Drawing:
         handles, labels = [*handles, Line2D([], [], **PUBLISHED)], [*labels, "published"]
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
     frames = next(iter(treatments.values())).config["steps"]
-    return drawing(figure, rows, treatments.values(), f"Drives of at most {frames:,} frames; published ones have 1,000.")
+    note = f"Drives of at most {frames:,} frames; published ones have 1,000."
+    return drawing(figure, rows, treatments.values(), note)
