@@ -33,6 +33,16 @@ def read(name: str, document: Any, where: str) -> None:
     list(claims.parse(document, where)) if name == "claims" else build(spec.Paper, document, where)
 
 
+def test_what_every_room_made_is_among_the_artifacts() -> None:
+    rooms = {path.parent.name for path, name in REAL if name == "paper"}
+    stage = read_yaml(HOME / "dvc.yaml")
+    kept = yaml.safe_load((HOME / "dvc.lock").read_text())["stages"]
+    assert set(stage["stages"]["reproduce"]["matrix"]["paper"]) == rooms
+    published = {path.parent.name for path in HOME.glob("docs/gallery/*/claims.json")}
+    assert {name.removeprefix("reproduce@") for name in kept} >= published
+    assert set(stage["metrics"]) == {f"results/{room}/metrics.json" for room in rooms}
+
+
 @pytest.mark.parametrize(("path", "name"), REAL, ids=lambda value: str(getattr(value, "parent", value))[-12:])
 def test_documents_fit_schema_and_dataclass(checkers: dict[str, Any], path: Path, name: str) -> None:
     document = read_yaml(path)
