@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import RefigureError
+from papers.clapp.fast_convolution import KERNEL, PADDING, convolve
 from papers.clapp.patches import extract_patches
 
 __all__ = ["Activity", "Encoder", "Layer", "Module"]
-
-KERNEL, PADDING = 3, 1
 
 
 class Activity(NamedTuple):
@@ -48,12 +47,12 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the next layer sees."""
-        z = F.relu(F.conv2d(x, self.weight, self.bias, padding=PADDING))
+        z = F.relu(convolve(x, self.weight, self.bias))
         return F.max_pool2d(z, 2) if self.pool else z
 
     def activity(self, x: Tensor) -> Activity:
         """The same with what the rule needs."""
-        z = F.relu(F.conv2d(x, self.weight, self.bias, padding=PADDING))
+        z = F.relu(convolve(x, self.weight, self.bias))
         if not self.pool:
             return Activity(x, z, None, z)
         y, winners = F.max_pool2d(z, 2, return_indices=True)

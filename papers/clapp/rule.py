@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from papers.clapp.encoder import KERNEL, PADDING, Activity, Layer, Module
+from papers.clapp.encoder import Activity, Layer, Module
+from papers.clapp.fast_convolution import KERNEL, PADDING, correlate
 from papers.clapp.losses import FULL, Draw, Factors, Role, negatives_of, sample_weights
 from papers.clapp.patches import offset_pairs
 
@@ -113,12 +114,7 @@ def postsynaptic(activity: Activity, dendrite: Tensor) -> Tensor:
 def plasticity(layer: Layer, activity: Activity, dendrite: Tensor) -> tuple[Tensor, Tensor | None]:
     """Change of weights (c, C, 3, 3) and biases (c,): pre x post, summed over positions; a bias has the input 1."""
     post = postsynaptic(activity, dendrite)
-    correlate = torch.ops.aten.convolution_backward  # with this mask the sums of pre x post alone
-    _, weight, bias = correlate(
-        post, activity.x, layer.weight, [layer.weight.shape[0]], [1, 1], [PADDING, PADDING], [1, 1], False, [0, 0], 1,
-        [False, True, layer.bias is not None],
-    )  # fmt: skip
-    return weight, bias
+    return correlate(post, activity.x), post.sum((0, 2, 3)) if layer.bias is not None else None
 
 
 def plain_plasticity(layer: Layer, activity: Activity, dendrite: Tensor) -> tuple[Tensor, Tensor]:
