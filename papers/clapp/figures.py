@@ -50,14 +50,14 @@ def _depth_line(axis: Axes, treatment: Treatment, metric: str, label: str, **sty
 
 def layers(runs: Runs, claims: Claims) -> Drawing:
     """Accuracy of linear probes against the layer, by method and probe; and at layer 6 beside what was published."""
-    order = [f"{experiment}/{variant}" for experiment in ("vision", "methods") for variant in TITLES]
+    order = [f"{experiment}/{variant}" for experiment in ("vision", "views", "methods") for variant in TITLES]
     treatments = by_variant(runs, order, with_experiment=True)
     figure, axes = panel_row(3, (4.4, 4.2))
     rows: list[dict[str, Any]] = []
     for axis, (metric, title) in zip(axes, PROBES.items(), strict=False):
         for name, treatment in treatments.items():
             experiment, _, variant = name.partition("/")
-            style = {"color": COLOURS[variant], "linestyle": "-" if experiment == "vision" else "--"}
+            style = {"color": COLOURS[variant], "linestyle": "--" if experiment == "methods" else "-"}
             rows += _depth_line(axis, treatment, metric, TITLES[variant], **style)
         axis.axhline(CHANCE, color="0.7", linewidth=1, linestyle=":")
         axis.set(xlabel="layer", ylabel="test accuracy, %", title=title)
@@ -75,8 +75,10 @@ def layers(runs: Runs, claims: Claims) -> Drawing:
     axes[2].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     axes[2].set(ylabel="test accuracy, %", ylim=(0, 100), title="last layer, raw features")
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=8)
-    note = "Open diamonds: published, of STL-10. Dashed: experiment methods, of its own length of training."
-    return drawing(figure, rows, treatments.values(), SEEDS, note)
+    notes = [SEEDS, "Open diamonds: published, of STL-10."]
+    if any(name.startswith("methods") for name in treatments):
+        notes.append("Dashed: experiment methods, of its own length of training.")
+    return drawing(figure, rows, treatments.values(), *notes)
 
 
 def probe_steps(runs: Runs, claims: Claims) -> Drawing:
